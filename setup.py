@@ -1,0 +1,175 @@
+"""Builds the compiled kernels: one extension module for each instruction set and dtype, and the parallel runner.
+
+Everything else about the package is in pyproject.toml. Environment variables:
+
+CONVFORGE_NO_EXTENSIONS=1
+    Build a pure Python package: the Numba and NumPy backends work without a compiler.
+CONVFORGE_BUILD_ISA=avx512
+    Build only these instruction sets (comma-separated), for quick turns during development.
+
+``python setup.py build_ext --inplace -j2`` builds in the source tree; only what changed is compiled again. Generated
+files (the ABI header, module stubs, C code) go to build/.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, CompileError, ExecError, PlatformError, SetupError
+
+SOURCE = Path("src/convforge")
+KERNELS = SOURCE / "kernels" / "cython"
+GENERATED = Path("build/generated")
+
+ISA_FLAGS = {
+    "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    "avx2": ["-march=x86-64-v3"],
+    "baseline": ["-march=x86-64"],
+    "neon": [],
+}
+ARCHITECTURES = {
+    "x86_64": ("avx512", "avx2", "baseline"),
+    "amd64": ("avx512", "avx2", "baseline"),
+    "aarch64": ("neon",),
+    "arm64": ("neon",),
+}
+# ISO C switches contraction to FMA off: it is named. No flag here may change NaN, infinities or rounding.
+FLAGS = ["-O3", "-std=c11", "-ffp-contract=fast", "-fno-math-errno", "-Wall", "-Wextra"]
+# Cython's generated code has helpers it does not use, parameters of Python's calling conventions, short initialisers
+# of type objects, and signed loop counters.
+FLAGS += ["-Wno-unused-function", "-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-sign-compare"]
+
+DIRECTIVES = {
+    "language_level": "3",
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "freethreading_compatible": True,
+}
+
+
+class BuildError(SetupError):
+    """The extensions cannot be built here; says what to do."""
+
+
+class build_kernels(build_ext):
+    """build_ext that says what to do where there is no compiler."""
+
+    def build_extensions(self) -> None:
+        compiler = getattr(self.compiler, "compiler_so", None)
+        if not compiler or shutil.which(compiler[0]) is None:
+            raise BuildError(_advice(f"no C compiler was found ({compiler[0] if compiler else 'none'})"))
+        try:
+            super().build_extensions()
+        except (CCompilerError, CompileError, ExecError, PlatformError) as error:
+            raise BuildError(_advice(f"the C compiler failed: {error}")) from error
+
+
+def _advice(trouble: str) -> str:
+    return (
+        f"\n\nconvforge: {trouble}.\nInstall gcc or clang with Python's headers (Debian: apt install gcc python3-dev), "
+        "or set CONVFORGE_NO_EXTENSIONS=1\nto install without compiled kernels: the Numba and NumPy backends work.\n"
+    )
+
+
+def _write(path: Path, text: str) -> str:
+    """Write a generated file if it changed, so that timestamps drive what is compiled again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+    return str(path)
+
+
+def _write_abi() -> None:
+    """The kernels' argument lists as C structs, and their declarations for Cython."""
+    signatures: dict[str, tuple[str, ...]] = runpy.run_path(str(SOURCE / "kernels" / "abi.py"))["SIGNATURES"]
+    header = ["#pragma once", "#include <stdint.h>"]
+    declarations = ['cdef extern from "abi.h":']
+    for kernel, names in signatures.items():
+        header.append(f"typedef struct {{ int64_t {', '.join(names)}; }} {kernel}_args;")
+        declarations.append(f"    ctypedef struct {kernel}_args:")
+        declarations += [f"        int64_t {name}" for name in names]
+    _write(GENERATED / "abi.h", "\n".join(header) + "\n")
+    _write(GENERATED / "abi.pxi", "\n".join(declarations) + "\n")
+
+
+def _write_winograd() -> None:
+    """Winograd's constant products as C, from exact matrices."""
+    folder = SOURCE / "algorithms" / "winograd"
+    transforms = runpy.run_path(str(folder / "transforms.py"))["transforms"]
+    header = runpy.run_path(str(folder / "codegen.py"))["c_header"]([transforms(m, 3) for m in (2, 4, 6)])
+    _write(GENERATED / "winograd_transforms.h", header)
+
+
+def _kernel_extensions(isas: list[str]) -> list[Extension]:
+    machine = runpy.run_path(str(SOURCE / "runtime" / "machine.py"))
+    depends = [str(path) for path in sorted([*KERNELS.glob("*.pxi"), *KERNELS.glob("*.h"), *GENERATED.glob("abi.*"), *GENERATED.glob("*.h")])]
+    extensions = []
+    for isa in isas:
+        for dtype, itemsize in machine["DTYPES"].items():
+            tile = machine["tile"](isa, dtype)
+            macros = {
+                "CF_REAL_BITS": 8 * itemsize, "CF_LANES": tile.lanes, "CF_ROWS": tile.rows, "CF_VECTORS": tile.vectors,
+                # helpers with constant arguments specialise at their calls
+                "CYTHON_INLINE": "inline __attribute__((always_inline))",
+            }  # fmt: skip
+            name = f"_{isa}_{dtype}"
+            extensions.append(
+                Extension(
+                    f"convforge.kernels.cython.{name}",
+                    [_write(GENERATED / f"{name}.pyx", 'include "module.pxi"\n')],
+                    include_dirs=[str(KERNELS), str(GENERATED)],
+                    define_macros=[(key, str(value)) for key, value in macros.items()],
+                    extra_compile_args=FLAGS + ISA_FLAGS[isa],
+                    depends=depends,
+                )
+            )
+    return extensions
+
+
+def _extensions() -> list[Extension]:
+    if os.environ.get("CONVFORGE_NO_EXTENSIONS") == "1":
+        return []
+    isas = ARCHITECTURES.get(platform.machine().lower())
+    if not sys.platform.startswith("linux") or isas is None:
+        print(f"convforge: no compiled kernels on {sys.platform} {platform.machine()}; Numba and NumPy are used")
+        return []
+    import numpy
+    from Cython.Build import cythonize
+
+    wanted = [isa for isa in os.environ.get("CONVFORGE_BUILD_ISA", "").split(",") if isa] or list(isas)
+    if not set(wanted) <= set(isas):
+        raise BuildError(f"CONVFORGE_BUILD_ISA is {','.join(wanted)!r}; here it may name {', '.join(isas)}")
+    _write_abi()
+    _write_winograd()
+    extensions = _kernel_extensions(wanted)
+    native = SOURCE / "runtime" / "_native.pyx"
+    if native.exists():
+        extensions.append(
+            Extension(
+                "convforge.runtime._native",
+                [str(native)],
+                include_dirs=[numpy.get_include(), str(native.parent)],
+                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+                extra_compile_args=[*FLAGS, "-fopenmp"],
+                extra_link_args=["-fopenmp"],
+                depends=[str(path) for path in sorted(native.parent.glob("*.h"))],
+            )
+        )
+    return cythonize(
+        extensions,
+        build_dir="build/cython",
+        include_path=[str(KERNELS), str(GENERATED)],
+        compiler_directives=DIRECTIVES,
+    )
+
+
+setup(ext_modules=_extensions(), cmdclass={"build_ext": build_kernels})

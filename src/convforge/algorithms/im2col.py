@@ -1,0 +1,158 @@
+"""Convolution as a matrix product over lowered input ("im2col") that is packed panel by panel, never built whole.
+
+Chellapilla, Puri and Simard, "High performance convolutional neural networks for document processing", 2006, lower
+the whole input; here each item lowers ``depth`` rows of one register tile's columns at a time and sweeps the output
+channels while they are in the first cache (Anderson et al., "Low-memory GEMM-based convolution algorithms", 2017).
+"""
+
+from __future__ import annotations
+
+from math import prod, sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from convforge.algorithms.direct import fill_zero, grad_weight_fields, sum_parts
+from convforge.algorithms.lowering import (
+    Correlation,
+    bias_field,
+    correlations,
+    geometry,
+    input_fields,
+    output_fields,
+    weight_fields,
+)
+from convforge.algorithms.policy import Policy
+from convforge.problem import ConvProblem
+from convforge.program import Program, Stage, buffer
+
+if TYPE_CHECKING:
+    from convforge.problem import Problem
+    from convforge.runtime.machine import Machine, Tile
+
+#: Items that a stage is split into where it can be, whatever the number of threads.
+_LEAST_ITEMS = 16
+#: Fewest blocks of output channels that share one lowered panel: lowering a row costs about as much as two blocks.
+_LEAST_BLOCKS = 8
+#: Rows of the weight gradient's tile of dot products, and the most columns it has (kernels/cython/vectors.h).
+_DOT_ROWS, _DOT_COLUMNS = 6, 4
+_RUN_BYTES = 32
+_ALIGNMENT = 64
+
+
+def _refuses(problem: Problem, pass_: str) -> str | None:
+    if not isinstance(problem, ConvProblem):
+        return "it convolves, it does not pool"
+    if problem.ndim != 2:
+        return f"its kernels are 2-D, the problem is {problem.ndim}-D"
+    return None
+
+
+def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Program:
+    assert isinstance(problem, ConvProblem)
+    if pass_ == "grad_weight":
+        return _grad_weight(problem, tile, machine)
+    stages: list[Stage] = []
+    prepare: list[Stage] = []
+    packed_bytes = scratch_bytes = 0
+    itemsize = problem.itemsize
+    for r in correlations(problem, pass_):
+        if r.taps == 0:
+            stages.append(fill_zero(r))
+            continue
+        blocks = _blocks(r.k, tile.rows)
+        packed = buffer("packed", packed_bytes)
+        packed_bytes += _round_up(r.groups * blocks * tile.rows * r.c * r.taps * itemsize)
+        prepare.append(
+            Stage(
+                "pack_weight",
+                {**weight_fields(r), "packed": packed, "g": r.groups, "k": r.k, "c": r.c, "kh": r.kernel[0],
+                 "kw": r.kernel[1]},
+                r.groups * blocks,
+            )
+        )  # fmt: skip
+        depth, splits = _depth(r, tile, itemsize, machine), _splits(r, tile, itemsize, machine)
+        stages.append(
+            Stage(
+                "im2col_forward",
+                {**input_fields(r), "packed": packed, "bias": bias_field(r), **output_fields(r), **geometry(r),
+                 "depth": depth, "splits": splits},
+                r.n * r.groups * splits * _blocks(r.pixels, tile.columns),
+            )
+        )  # fmt: skip
+        rows = _blocks(blocks, splits) * tile.rows
+        reals = (depth + rows) * tile.columns + tile.lanes
+        scratch_bytes = max(scratch_bytes, tile.columns * _RUN_BYTES + reals * itemsize)
+    return Program(
+        dtype=problem.dtype, stages=stages, prepare=prepare, packed_bytes=packed_bytes, scratch_bytes=scratch_bytes
+    )
+
+
+def _depth(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
+    """Rows of a panel: equal shares of the taps that fill the first cache one and a half times.
+
+    The tile reads a panel from the second cache without loss; longer panels go through the output less often.
+    """
+    total = r.c * r.taps
+    most = max(1, machine.l1 * 3 // 2 // (tile.columns * itemsize))
+    return _blocks(total, _blocks(total, most))
+
+
+def _splits(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
+    """Ranges of output channels, each of which lowers the input anew: as few as give enough items."""
+    blocks = _blocks(r.k, tile.rows)
+    wanted = _blocks(_LEAST_ITEMS, r.n * r.groups * _blocks(r.pixels, tile.columns))
+    return max(1, min(wanted, blocks // _LEAST_BLOCKS))
+
+
+def _grad_weight(p: ConvProblem, tile: Tile, machine: Machine) -> Program:
+    c, k, taps = p.c // p.groups, p.k // p.groups, p.c // p.groups * prod(p.kernel)
+    pixels = prod(p.output)
+    panel = _round_up_to(min(_PANEL, pixels), tile.lanes)
+    columns = min(taps, _COLUMNS)
+    pairs = p.n * _blocks(pixels, panel)
+    items = p.groups * _blocks(taps, columns)
+    parts = min(pairs, _blocks(_LEAST_ITEMS, items))
+    stage = Stage(
+        "im2col_grad_weight",
+        {**grad_weight_fields(p), "n": p.n, "g": p.groups, "c": c, "k": k, "parts": parts, "columns": columns,
+         "panel": panel},
+        parts * items,
+    )  # fmt: skip
+    reals = (columns + _DOT_ROWS) * panel + tile.lanes
+    return Program(
+        dtype=p.dtype,
+        stages=(stage, sum_parts(p, parts)),
+        workspace_bytes=parts * p.weight_bytes,
+        scratch_bytes=panel * _RUN_BYTES + reals * p.itemsize,
+    )
+
+
+import os
+_PANEL = int(os.environ.get('PANEL',512))
+_COLUMNS = int(os.environ.get('COLS',72))
+
+
+def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
+    assert isinstance(problem, ConvProblem)
+    return problem.flops(pass_) / machine.peak(problem.dtype)
+
+
+def _error(problem: Problem, pass_: str) -> float:
+    assert isinstance(problem, ConvProblem)
+    return float(np.finfo(problem.dtype).eps) * sqrt(problem.c)
+
+
+def _blocks(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+def _round_up(nbytes: int) -> int:
+    return _round_up_to(nbytes, _ALIGNMENT)
+
+
+def _round_up_to(count: int, size: int) -> int:
+    return _blocks(count, size) * size
+
+
+POLICIES = (Policy("im2col", ConvProblem.passes, _refuses, _cost, _error, _program),)

@@ -1,0 +1,135 @@
+"""Exact matrices of Winograd's minimal filtering F(m, r), for any m, r and points.
+
+F(m, r) gives m outputs of a correlation with r taps from m + r - 1 inputs and as many multiplications:
+
+    y = A^T [(G g) * (B^T d)]        y[j] = sum over l of d[j + l] g[l]
+
+The product of a polynomial of r coefficients and one of m coefficients is known by its values at m + r - 1 points
+(the last one infinity, where the value is the leading coefficient). Evaluation is a Vandermonde matrix, interpolation
+its inverse; the transpose of this product by one factor is the correlation (Toom and Cook; Winograd 1980; Lavin and
+Gray 2016, section 4.1):
+
+    A[i][j] = p_i^j      G[i][l] = p_i^l / N_i      B^T[i][k] = coefficient of x^k in prod over j != i of (x - p_j)
+
+with N_i the product's value at p_i; at infinity A and G pick the leading coefficient and B^T is the product over all
+finite points. In two dimensions the matrices act on both axes: Y = A^T [(G g G^T) * (B^T d B)] A, and the gradient by
+the weight is the adjoint of that: dg = G^T [(A dY A^T) * (B^T d B)] G.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+
+Matrix = tuple[tuple[Fraction, ...], ...]
+
+#: Finite points by count, chosen for the error in float32 among those whose matrices are exact in binary. Measured
+#: with float32 transforms on standard-normal data of 64 channels, root mean square, relative: F(4, 3) has 5.9e-7 on
+#: these, 1.25e-6 on the textbook's {0, 1, -1, 2, -2}.
+_POINTS: dict[int, tuple[Fraction, ...]] = {
+    5: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
+}
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """The exact matrices of one F(m, r).
+
+    Attributes
+    ----------
+    input
+        B^T, (m + r - 1) x (m + r - 1).
+    weight
+        G without its row factors, (m + r - 1) x r: row i is (1, p_i, p_i^2, ...).
+    scale
+        The row factors 1 / N_i of G, kept apart: they are the only inexact constants, and rounding is least where
+        the factors of both axes are multiplied first.
+    output
+        A^T, m x (m + r - 1).
+    """
+
+    m: int
+    r: int
+    points: tuple[Fraction, ...]
+    input: Matrix
+    weight: Matrix
+    scale: tuple[Fraction, ...]
+    output: Matrix
+
+    @property
+    def alpha(self) -> int:
+        """Inputs of a tile, and multiplications, per axis."""
+        return self.m + self.r - 1
+
+
+def default_points(count: int) -> tuple[Fraction, ...]:
+    """``count`` finite points: 0, then pairs of small numbers of either sign and their reciprocals."""
+    if count in _POINTS:
+        return _POINTS[count]
+    points = [Fraction(0)]
+    size = 1
+    while len(points) < count:
+        for magnitude in (Fraction(size), Fraction(1, size)):
+            if magnitude not in points:
+                points += [magnitude, -magnitude]
+        size += 1
+    return tuple(points[:count])
+
+
+@cache
+def transforms(m: int, r: int, points: Sequence[Fraction] | None = None) -> Transforms:
+    """The matrices of F(m, r) on ``points``, m + r - 2 distinct finite ones; infinity is always the last.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive, or the points are too few, too many or not distinct.
+    """
+    if m < 1 or r < 1:
+        raise ValueError(f"F(m, r) needs m >= 1 and r >= 1, not F({m}, {r})")
+    count = m + r - 2
+    finite = default_points(count) if points is None else tuple(Fraction(p) for p in points)
+    if len(finite) != count or len(set(finite)) != count:
+        raise ValueError(f"F({m}, {r}) needs {count} distinct finite points, not {tuple(map(str, finite))}")
+    rows, scale = [], []
+    for i, point in enumerate(finite):
+        others = finite[:i] + finite[i + 1 :]
+        rows.append((*_product(others), Fraction(0)))
+        scale.append(1 / _value(_product(others), point))
+    rows.append(_product(finite))
+    scale.append(Fraction(1))
+    return Transforms(
+        m=m,
+        r=r,
+        points=finite,
+        input=tuple(rows),
+        weight=_evaluation(finite, r),
+        scale=tuple(scale),
+        output=transpose(_evaluation(finite, m)),
+    )
+
+
+def transpose(matrix: Matrix) -> Matrix:
+    """The matrix with rows and columns exchanged."""
+    return tuple(zip(*matrix, strict=True))
+
+
+def _evaluation(points: Sequence[Fraction], size: int) -> Matrix:
+    """Values at the points, then at infinity, of a polynomial of ``size`` coefficients."""
+    rows = [tuple(point**power for power in range(size)) for point in points]
+    return (*rows, (*[Fraction(0)] * (size - 1), Fraction(1)))
+
+
+def _product(roots: Sequence[Fraction]) -> tuple[Fraction, ...]:
+    """Coefficients, lowest first, of the monic polynomial with these roots."""
+    result = [Fraction(1)]
+    for root in roots:
+        shifted = [Fraction(0), *result]
+        result = [high - root * low for high, low in zip(shifted, [*result, Fraction(0)], strict=True)]
+    return tuple(result)
+
+
+def _value(polynomial: Sequence[Fraction], point: Fraction) -> Fraction:
+    return sum((coefficient * point**power for power, coefficient in enumerate(polynomial)), Fraction(0))

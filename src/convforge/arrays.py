@@ -1,0 +1,51 @@
+"""Checks of the arrays of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def check_type(name: str, array: Any) -> None:
+    """Raise TypeError unless ``array`` is a plain NumPy array."""
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        hint = "a masked array has no kernels: fill it" if isinstance(array, np.ndarray) else "use numpy.asarray"
+        raise TypeError(f"{name} must be a numpy.ndarray, got {type(array).__name__}; {hint}")
+
+
+def check_types(**arrays: Any) -> None:
+    """Raise TypeError unless every argument, given by its name, is a plain NumPy array."""
+    for name, array in arrays.items():
+        check_type(name, array)
+
+
+def check_array(name: str, array: Any, shape: tuple[int, ...], dtype: str) -> None:
+    """Raise TypeError or ValueError unless ``array`` is a NumPy array of this shape and dtype (either byte order)."""
+    check_type(name, array)
+    if array.dtype.name != dtype:
+        raise TypeError(
+            f"{name} must have dtype {dtype}, the call's, got {array.dtype}; cast it with {name}.astype({dtype!r})"
+        )
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+
+
+def check_output(out: Any, shape: tuple[int, ...], dtype: str, inputs: Mapping[str, np.ndarray | None]) -> None:
+    """Raise TypeError or ValueError where ``out`` has another shape or dtype, is read-only, or overlaps an input."""
+    check_array("out", out, shape, dtype)
+    if not out.flags.writeable:
+        raise ValueError("out must be writeable, got a read-only array")
+    for name, array in inputs.items():
+        if isinstance(array, np.ndarray) and _overlap(out, array):
+            raise ValueError(f"out must not overlap {name}: they share memory")
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True

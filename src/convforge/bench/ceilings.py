@@ -1,0 +1,92 @@
+"""What this machine can do at most: multiply-adds between registers, and bytes copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TypeVar
+
+import numpy as np
+
+from convforge import registry
+from convforge.program import Program, Slot, Stage
+from convforge.runtime.executor import Executor, allocate
+from convforge.runtime.machine import machine
+
+#: Rounds of the register tile and repetitions of them in one call: about 8 ms, so that starting threads is no part.
+_DEPTH = 10_000
+_REPETITIONS = 256
+#: Bytes of each array of a copy, beyond any last level of cache that one program gets.
+_COPY_BYTES = 64 << 20
+
+_Part = TypeVar("_Part")
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Something that is limited by the machine alone.
+
+    Attributes
+    ----------
+    run
+        Does it once.
+    amount
+        Floating-point operations or bytes of one run: divided by its seconds, they are the ceiling.
+    """
+
+    run: Callable[[], object]
+    amount: float
+
+
+def fma_peak(dtype: str, backend: str, workers: int = 1) -> Ceiling:
+    """The register tile's multiply-adds, nothing loaded or stored, on ``workers`` threads at once.
+
+    Parameters
+    ----------
+    dtype
+        "float32" or "float64".
+    backend
+        "cython" or "numba": whose ``peak`` kernel.
+    workers
+        Threads, each with registers of its own.
+
+    Raises
+    ------
+    ImportError
+        The backend is missing.
+    """
+    tile = machine().tile(dtype)
+    stage = Stage("peak", {"out": Slot("out", address=True), "depth": _DEPTH}, items=_REPETITIONS)
+    executor = Executor(Program(dtype, (stage,)), import_module(f"convforge.kernels.{backend}").lookup, flops=0)
+    vectors = tile.rows * tile.columns
+    registers = [allocate(vectors * np.dtype(dtype).itemsize).view(dtype) for _ in range(workers)]
+
+    def one(out: np.ndarray) -> None:
+        out[...] = 0.5  # s = s / 2 + 1 / 2 goes to 1: no overflow, no denormal
+        executor({"out": out})
+
+    return Ceiling(_on_threads(one, registers), 2.0 * vectors * _DEPTH * _REPETITIONS * workers)
+
+
+def copy(workers: int = 1) -> Ceiling:
+    """Copying between arrays that no cache holds, on ``workers`` threads; bytes read and written are counted."""
+    source = np.ones(_COPY_BYTES // 8)
+    target = np.zeros_like(source)
+    parts = list(zip(np.array_split(target, workers), np.array_split(source, workers), strict=True))
+    return Ceiling(_on_threads(lambda pair: np.copyto(*pair), parts), 2.0 * source.nbytes)
+
+
+@cache
+def peak_backend() -> str | None:
+    """The backend whose ``peak`` kernel stands for the machine: the one that need not compile, if it is there."""
+    return next((each for each in ("cython", "numba") if registry.backend_missing(each) is None), None)
+
+
+def _on_threads(work: Callable[[_Part], object], parts: list[_Part]) -> Callable[[], object]:
+    if len(parts) == 1:
+        return lambda: work(parts[0])
+    pool = ThreadPoolExecutor(len(parts), thread_name_prefix="convforge-ceiling")
+    return lambda: list(pool.map(work, parts))

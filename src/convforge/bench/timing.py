@@ -1,0 +1,143 @@
+"""The only clock: medians over rounds in which every call takes its turn.
+
+On a shared machine absolute times drift, so calls that are to be compared are timed in the same rounds: what slows a
+round down slows all of them. Rounds start with another call each time, so that none always runs behind the same one.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+#: Rounds that a call gets at least, unless it alone would use up its share of the budget.
+ROUNDS = 7
+#: More rounds than this do not move a median.
+_MOST_ROUNDS = 5 * ROUNDS
+#: Seconds that one sample lasts at least; shorter calls are repeated within it, for the clock's sake.
+_SAMPLE = 200e-6
+_SLOW = 50e-3
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What the rounds of one call gave.
+
+    Attributes
+    ----------
+    seconds
+        Median of one call.
+    low, high
+        Quartiles.
+    rounds
+        Samples taken.
+    """
+
+    seconds: float
+    low: float
+    high: float
+    rounds: int
+
+
+def interleave(
+    calls: Sequence[Call],
+    *,
+    rounds: int = ROUNDS,
+    budget: float = 2.0,
+    progress: Callable[[float], None] | None = None,
+) -> list[Timing]:
+    """Time calls in turns, after a warm-up.
+
+    Parameters
+    ----------
+    calls
+        Functions without arguments.
+    rounds
+        How often each is sampled at least; a call too slow for an equal share of the budget is sampled less, but once.
+    budget
+        Seconds to spend in all, about. What is left after ``rounds`` goes into more rounds.
+    progress
+        Called with the finished fraction after each sample.
+
+    Returns
+    -------
+    list of Timing
+        In the order of ``calls``.
+    """
+    with _no_collection():
+        once = [_warm(call) for call in calls]
+        counts = [_repeats(seconds) for seconds in once]
+        wanted = _rounds([count * seconds for count, seconds in zip(counts, once, strict=True)], rounds, budget)
+        samples: list[list[float]] = [[] for _ in calls]
+        total = sum(wanted)
+        for done, index in enumerate(_turns(wanted), 1):
+            samples[index].append(_sample(calls[index], counts[index]))
+            if progress is not None:
+                progress(done / total)
+    return [_timing(each) for each in samples]
+
+
+def repeats(call: Call) -> int:
+    """How many calls make a sample that is long enough for the clock; warms the call up."""
+    return _repeats(_warm(call))
+
+
+def _repeats(seconds: float) -> int:
+    return max(1, math.ceil(_SAMPLE / max(seconds, 1e-9)))
+
+
+def _warm(call: Call) -> float:
+    """Seconds of a call that is not the first: that one fills caches and pages, which does not matter to a slow one."""
+    first = _sample(call, 1)
+    return first if first > _SLOW else _sample(call, 1)
+
+
+def _sample(call: Call, count: int) -> float:
+    begin = perf_counter()
+    for _ in range(count):
+        call()
+    return (perf_counter() - begin) / count
+
+
+def _rounds(samples: Sequence[float], least: int, budget: float) -> list[int]:
+    """Rounds for each call, given the seconds of one sample of each."""
+    share = budget / max(1, len(samples))
+    wanted = [least if least * seconds <= share else max(1, int(share / seconds)) for seconds in samples]
+    fast = [seconds for seconds, count in zip(samples, wanted, strict=True) if count == least]
+    spent = sum(seconds * count for seconds, count in zip(samples, wanted, strict=True))
+    extra = int(max(0.0, budget - spent) / max(sum(fast), 1e-9))
+    most = max(least, min(least + extra, _MOST_ROUNDS))
+    return [most if count == least else count for count in wanted]
+
+
+def _turns(wanted: Sequence[int]) -> Iterator[int]:
+    """Indices of calls, round by round."""
+    for turn in range(max(wanted, default=0)):
+        present = [index for index, count in enumerate(wanted) if turn < count]
+        start = turn % len(present)
+        yield from present[start:] + present[:start]
+
+
+def _timing(samples: list[float]) -> Timing:
+    median = statistics.median(samples)
+    if len(samples) == 1:
+        return Timing(median, median, median, 1)
+    low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return Timing(median, low, high, len(samples))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

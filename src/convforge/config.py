@@ -1,0 +1,39 @@
+"""What this installation can do here: machine, instruction set, threads, backends."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from convforge import registry
+from convforge.runtime import threads
+from convforge.runtime.machine import machine
+from convforge.version import __version__
+
+
+def config() -> dict[str, Any]:
+    """The configuration as plain data; ``backends`` maps each backend to None, or to why it is missing."""
+    return {
+        "version": __version__,
+        "machine": asdict(machine()),
+        "threads": threads.get_num_threads(),
+        "runner": threads.native_missing or "OpenMP",
+        "backends": {backend: registry.backend_missing(backend) for backend in registry.BACKENDS},
+    }
+
+
+def show_config() -> None:
+    """Print version, machine, instruction set, threads, and every backend with the reason if it is missing."""
+    found = config()
+    here = found["machine"]
+    lines = [
+        f"convforge {found['version']}, Python {sys.version.split()[0]}",
+        f"isa       {here['isa']}",
+        f"caches    L1 {here['l1'] >> 10} KiB, L2 {here['l2'] >> 10} KiB, L3 {here['l3'] >> 10} KiB",
+        f"threads   {found['threads']} of {here['cores']} cores",
+        f"runner    {found['runner']}",
+    ]
+    for backend, missing in found["backends"].items():
+        lines.append(f"{backend:9} {missing or 'available'}")
+    print("\n".join(lines))

@@ -1,0 +1,1 @@
+"""Loops only: for each backend, the kernels of every algorithm."""

@@ -1,0 +1,67 @@
+"""The kernels' arguments: one list for every backend.
+
+Every kernel is a C function ``void kernel(const int64_t *args, char *scratch, int64_t begin, int64_t end)``.
+``args`` holds, in this order, the 64-bit fields named here: addresses in bytes, strides and sizes in elements.
+It works on the items ``begin <= i < end`` of its stage, may use ``scratch`` (64-byte aligned, its worker's own), and
+cannot raise. The build writes this table as a C header; the Numba kernels index ``args`` by it.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from functools import cache
+
+INPUT = ("x", "x_n", "x_c", "x_h")  # the last axis has unit stride
+OUTPUT = ("out", "out_n", "out_k", "out_h", "out_w")
+GRAD_OUTPUT = ("y", "y_n", "y_k", "y_h")  # the last axis has unit stride
+WEIGHT = ("w", "w_g", "w_k", "w_c", "w_h", "w_w")
+# c and k count the channels of one group; ph and pw pad before and may be negative (a crop)
+GEOMETRY = ("n", "g", "c", "k", "ih", "iw", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw")
+# u, w, v: transformed weight, the weight itself as [g][k][c][9], transformed input, a block's every v_step elements; blocks: of tiles; c_block, k_block: channels at a time, k_block a multiple of ROWS
+_WINOGRAD = (
+    *INPUT, "u", "w", "bias", *OUTPUT, "v", "n", "g", "c", "k", "ih", "iw", "oh", "ow", "ph", "pw", "blocks", "v_step",
+    "c_block", "k_block",
+)  # fmt: skip
+
+SIGNATURES: dict[str, tuple[str, ...]] = {
+    # weight view -> packed[g][ceil(k / ROWS)][c * kh * kw][ROWS], rows past k zero; items: g * ceil(k / ROWS)
+    "pack_weight": (*WEIGHT, "packed", "g", "k", "c", "kh", "kw"),
+    # out[i] = partial[0][i] + ... + partial[parts - 1][i], pairwise; items: ceil(count / 1024) blocks
+    "sum_parts": ("partial", "out", "parts", "count"),
+    # out = 0 through its strides; items: n * channels
+    "fill_zero": (*OUTPUT, "n", "channels", "oh", "ow"),
+    # items: n * g * ceil(oh * ow / (LANES * VECTORS)) * splits of the k rows; depth: rows of a panel of lowered input
+    "im2col_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "depth", "splits"),
+    # partial[parts][g][k][c * kh * kw]; items: parts * g * ceil(c * kh * kw / columns); panel: pixels lowered at a time
+    "im2col_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "parts", "columns", "panel"),
+    # the register tiles on their own, done once an item. c[rows][columns] = bias per row, 0 without, or c itself to
+    # accumulate; plus a[depth][ROWS] times b[depth][ldb], which is read in whole vectors; columns <= LANES * VECTORS
+    "gemm_tile": ("a", "b", "ldb", "c", "ldc", "bias", "depth", "rows", "columns", "accumulate"),
+    # c[rows][columns] += a[rows][depth] times b[columns][depth] transposed, any numbers of rows and columns
+    "dot_tile": ("a", "lda", "b", "ldb", "c", "ldc", "depth", "rows", "columns"),
+    # depth rounds of ROWS * VECTORS fused multiply-adds in registers, s = s * out[0] + out[1]; out: as many vectors
+    "peak": ("out", "depth"),
+    # items: n * g * splits of the k rows * ceil(oh * ceil(ow / LANES) / VECTORS) tiles, tiles innermost
+    "direct_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "splits"),
+    # partial[parts][g][k][c * kh * kw]; items: parts * g * ceil(k / ROWS) * ceil(c * kh * kw / VECTORS)
+    "direct_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "parts"),
+    # c or k is 1; items: n * g * ceil(oh / rows); columns: output columns whose input is copied at a time
+    "depthwise_forward": (*INPUT, *WEIGHT, "bias", *OUTPUT, *GEOMETRY, "rows", "columns"),
+    # c is 1; partial[parts][g][k][kh * kw]; items: parts * g, a part some of the n * ceil(oh / rows) blocks of rows
+    "depthwise_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "rows", "columns", "parts"),
+}
+for _m in (2, 4, 6):
+    # Winograd F(m, 3). weight view -> u and raw; items: g * ceil(k / ROWS)
+    SIGNATURES[f"winograd_f{_m}_weight"] = (*WEIGHT, "u", "raw", "g", "k", "c", "k_block")
+    # items: g * blocks
+    SIGNATURES[f"winograd_f{_m}_forward"] = _WINOGRAD
+    # the same in two stages. items: g * blocks * ceil(c / c_block), then g * ceil(k / k_block) * blocks
+    SIGNATURES[f"winograd_f{_m}_input"] = _WINOGRAD
+    SIGNATURES[f"winograd_f{_m}_output"] = _WINOGRAD
+
+
+@cache
+def fields(kernel: str) -> tuple[int, ...]:
+    """A named tuple that maps each of ``kernel``'s fields to its index."""
+    names = SIGNATURES[kernel]
+    return namedtuple(f"{kernel}_fields", names)(*range(len(names)))

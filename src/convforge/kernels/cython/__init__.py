@@ -1,0 +1,40 @@
+"""Kernels compiled ahead of time, one module for each instruction set and dtype; the machine's is imported on first use."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+
+from convforge.runtime.machine import machine
+
+
+def lookup(kernel: str, dtype: str) -> int:
+    """Address of the C function ``kernel`` for ``dtype``.
+
+    Raises
+    ------
+    ImportError
+        If the extension modules were not built; see :func:`available`.
+    KeyError
+        If there is no such kernel.
+    """
+    return _kernels(dtype)[kernel]
+
+
+@cache
+def available() -> str | None:
+    """None, or the reason why this backend is missing."""
+    try:
+        _kernels("float32")
+    except ImportError as error:
+        return (
+            f"the compiled kernels are missing ({error}): they are built on Linux where a C compiler is found at "
+            "installation, unless CONVFORGE_NO_EXTENSIONS is set"
+        )
+    return None
+
+
+@cache
+def _kernels(dtype: str) -> dict[str, int]:
+    kernels: dict[str, int] = import_module(f"{__name__}._{machine().isa}_{dtype}").KERNELS
+    return kernels

@@ -1,0 +1,44 @@
+# One extension module: every kernel, for the instruction set and dtype that its macros name.
+# A kernel never holds the GIL, never raises and reads its arguments from the struct that abi.py describes.
+include "vectors.pxi"
+include "abi.pxi"
+include "weights.pxi"
+include "gemm.pxi"
+include "im2col.pxi"
+include "winograd.pxi"
+include "direct.pxi"
+include "depthwise.pxi"
+
+ctypedef void (*kernel_function)(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil
+
+
+cdef size_t address(kernel_function kernel):
+    return <size_t>kernel
+
+
+KERNELS = {
+    "pack_weight": address(pack_weight),
+    "sum_parts": address(sum_parts),
+    "fill_zero": address(fill_zero),
+    "im2col_forward": address(im2col_forward),
+    "im2col_grad_weight": address(im2col_grad_weight),
+    "winograd_f2_weight": address(winograd_f2_weight),
+    "winograd_f2_forward": address(winograd_f2_forward),
+    "winograd_f2_input": address(winograd_f2_input),
+    "winograd_f2_output": address(winograd_f2_output),
+    "winograd_f4_weight": address(winograd_f4_weight),
+    "winograd_f4_forward": address(winograd_f4_forward),
+    "winograd_f4_input": address(winograd_f4_input),
+    "winograd_f4_output": address(winograd_f4_output),
+    "winograd_f6_weight": address(winograd_f6_weight),
+    "winograd_f6_forward": address(winograd_f6_forward),
+    "winograd_f6_input": address(winograd_f6_input),
+    "winograd_f6_output": address(winograd_f6_output),
+    "gemm_tile": address(gemm_tile),
+    "dot_tile": address(dot_tile),
+    "peak": address(peak),
+    "direct_forward": address(direct_forward),
+    "direct_grad_weight": address(direct_grad_weight),
+    "depthwise_forward": address(depthwise_forward),
+    "depthwise_grad_weight": address(depthwise_grad_weight),
+}

@@ -1,0 +1,210 @@
+/* Vectors of CF_LANES reals of CF_REAL_BITS bits, in GNU C's vector extensions: + - * / work on them as they are.
+ *
+ * Nothing here touches memory that its comment does not name: the masked loads and stores of AVX-512 and AVX2 do not
+ * fault on lanes that are off; elsewhere the lanes go one by one. */
+#pragma once
+#include <stdint.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if CF_REAL_BITS == 32
+typedef float real;
+typedef int32_t lane_bits;
+#elif CF_REAL_BITS == 64
+typedef double real;
+typedef int64_t lane_bits;
+#else
+#error "CF_REAL_BITS is 32 or 64"
+#endif
+
+enum {
+    LANES = CF_LANES,
+    ROWS = CF_ROWS,       /* of the register tile, with */
+    VECTORS = CF_VECTORS, /* vectors in each row, */
+    COLUMNS = LANES * VECTORS,
+    /* and of the tile of dot products: the accumulators, one column of vectors and a temporary fit the registers */
+#if defined(__AVX512F__) || defined(__aarch64__)
+    DOT_ROWS = 6,
+    DOT_COLUMNS = 4,
+#elif defined(__FMA__)
+    DOT_ROWS = 3,
+    DOT_COLUMNS = 4,
+#else
+    DOT_ROWS = 3,
+    DOT_COLUMNS = 3,
+#endif
+    DOT_GROUPS = (DOT_ROWS * DOT_COLUMNS + LANES - 1) / LANES /* of LANES accumulators, to be summed together */
+};
+
+typedef real vec __attribute__((vector_size(CF_LANES * CF_REAL_BITS / 8)));
+typedef real vec_in_memory __attribute__((vector_size(CF_LANES * CF_REAL_BITS / 8), aligned(CF_REAL_BITS / 8), may_alias));
+typedef lane_bits vec_bits __attribute__((vector_size(CF_LANES * CF_REAL_BITS / 8)));
+
+#define VEC_FUNCTION static inline __attribute__((always_inline, unused))
+
+/* Lanes picked by constant indices from the concatenation of a and b. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define VEC_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define VEC_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vec_bits){__VA_ARGS__})
+#endif
+
+#if CF_LANES == 2
+#define VEC_LANE_NUMBERS 0, 1
+#define VEC_EVEN 0, 2
+#define VEC_ODD 1, 3
+#define VEC_LOW 0, 2
+#define VEC_HIGH 1, 3
+#elif CF_LANES == 4
+#define VEC_LANE_NUMBERS 0, 1, 2, 3
+#define VEC_EVEN 0, 2, 4, 6
+#define VEC_ODD 1, 3, 5, 7
+#define VEC_LOW 0, 4, 1, 5
+#define VEC_HIGH 2, 6, 3, 7
+#elif CF_LANES == 8
+#define VEC_LANE_NUMBERS 0, 1, 2, 3, 4, 5, 6, 7
+#define VEC_EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#define VEC_ODD 1, 3, 5, 7, 9, 11, 13, 15
+#define VEC_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define VEC_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#elif CF_LANES == 16
+#define VEC_LANE_NUMBERS 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+#define VEC_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define VEC_ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#define VEC_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define VEC_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#else
+#error "CF_LANES is 2, 4, 8 or 16"
+#endif
+
+/* Elements 0, 2, 4... and 1, 3, 5... of the concatenation of a and b. */
+VEC_FUNCTION vec vec_even(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_EVEN); }
+VEC_FUNCTION vec vec_odd(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_ODD); }
+
+/* The halves of a0 b0 a1 b1 ... */
+VEC_FUNCTION vec vec_low(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_LOW); }
+VEC_FUNCTION vec vec_high(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_HIGH); }
+
+VEC_FUNCTION vec vec_zero(void) { return (vec){0}; }
+/* x - {0}, not x + {0}, which is not x where x is -0 */
+VEC_FUNCTION vec vec_broadcast(real x) { return x - (vec){0}; }
+VEC_FUNCTION vec vec_load(const real *p) { return *(const vec_in_memory *)p; }
+VEC_FUNCTION void vec_store(real *p, vec v) { *(vec_in_memory *)p = v; }
+
+/* a * b + c, rounded once where the instruction set can */
+VEC_FUNCTION vec vec_fma(vec a, vec b, vec c) { return a * b + c; }
+
+/* Sums of neighbouring pairs: those of a in the lower half, those of b in the upper half. */
+VEC_FUNCTION vec vec_pair_sums(vec a, vec b) { return vec_even(a, b) + vec_odd(a, b); }
+
+/* Sum of all lanes: pairs, then pairs of pairs... */
+VEC_FUNCTION real vec_sum(vec v) {
+    for (int lanes = LANES; lanes > 1; lanes /= 2)
+        v = vec_pair_sums(v, v);
+    return v[0];
+}
+
+/* Lane l is the sum of all lanes of v[l], for LANES vectors; the same sum, bit for bit, as vec_sum's. */
+VEC_FUNCTION vec vec_sums_of_2(const vec *v) { return vec_pair_sums(v[0], v[1]); }
+VEC_FUNCTION vec vec_sums_of_4(const vec *v) { return vec_pair_sums(vec_sums_of_2(v), vec_sums_of_2(v + 2)); }
+VEC_FUNCTION vec vec_sums_of_8(const vec *v) { return vec_pair_sums(vec_sums_of_4(v), vec_sums_of_4(v + 4)); }
+VEC_FUNCTION vec vec_sums_of_16(const vec *v) { return vec_pair_sums(vec_sums_of_8(v), vec_sums_of_8(v + 8)); }
+VEC_FUNCTION vec vec_sums(const vec *v) {
+    return LANES == 2 ? vec_sums_of_2(v) : LANES == 4 ? vec_sums_of_4(v) : LANES == 8 ? vec_sums_of_8(v) : vec_sums_of_16(v);
+}
+
+/* Lanes of a where the bits are set, of b where they are clear. */
+VEC_FUNCTION vec vec_select(vec_bits set, vec a, vec b) {
+    return (vec)((set & (vec_bits)a) | (~set & (vec_bits)b));
+}
+
+/* The larger of each lane; NaN wins. */
+VEC_FUNCTION vec vec_maximum(vec a, vec b) { return vec_select((a > b) | (a != a), a, b); }
+
+VEC_FUNCTION int64_t vec_clamp_lanes(int64_t n) { return n < 0 ? 0 : n > LANES ? LANES : n; }
+
+#if defined(__AVX512F__)
+
+typedef uint32_t vec_mask;
+
+VEC_FUNCTION vec_mask vec_first_lanes(int64_t n) { return (1u << vec_clamp_lanes(n)) - 1; }
+VEC_FUNCTION vec_mask vec_lanes_between(int64_t lo, int64_t hi) { return vec_first_lanes(hi) & ~vec_first_lanes(lo); }
+
+#if CF_REAL_BITS == 32
+VEC_FUNCTION vec vec_load_masked(const real *p, vec_mask m) { return (vec)_mm512_maskz_loadu_ps((__mmask16)m, p); }
+VEC_FUNCTION void vec_store_masked(real *p, vec v, vec_mask m) { _mm512_mask_storeu_ps(p, (__mmask16)m, (__m512)v); }
+#else
+VEC_FUNCTION vec vec_load_masked(const real *p, vec_mask m) { return (vec)_mm512_maskz_loadu_pd((__mmask8)m, p); }
+VEC_FUNCTION void vec_store_masked(real *p, vec v, vec_mask m) { _mm512_mask_storeu_pd(p, (__mmask8)m, (__m512d)v); }
+#endif
+
+#elif defined(__AVX2__)
+
+typedef vec_bits vec_mask;
+
+VEC_FUNCTION vec_mask vec_first_lanes(int64_t n) {
+    return (vec_bits){VEC_LANE_NUMBERS} < (lane_bits)vec_clamp_lanes(n) - (vec_bits){0};
+}
+VEC_FUNCTION vec_mask vec_lanes_between(int64_t lo, int64_t hi) { return vec_first_lanes(hi) & ~vec_first_lanes(lo); }
+
+#if CF_REAL_BITS == 32
+VEC_FUNCTION vec vec_load_masked(const real *p, vec_mask m) { return (vec)_mm256_maskload_ps(p, (__m256i)m); }
+VEC_FUNCTION void vec_store_masked(real *p, vec v, vec_mask m) { _mm256_maskstore_ps(p, (__m256i)m, (__m256)v); }
+#else
+VEC_FUNCTION vec vec_load_masked(const real *p, vec_mask m) { return (vec)_mm256_maskload_pd(p, (__m256i)m); }
+VEC_FUNCTION void vec_store_masked(real *p, vec v, vec_mask m) { _mm256_maskstore_pd(p, (__m256i)m, (__m256d)v); }
+#endif
+
+#else
+
+typedef struct {
+    int64_t lo, hi;
+} vec_mask;
+
+VEC_FUNCTION vec_mask vec_first_lanes(int64_t n) { return (vec_mask){0, vec_clamp_lanes(n)}; }
+VEC_FUNCTION vec_mask vec_lanes_between(int64_t lo, int64_t hi) {
+    return (vec_mask){vec_clamp_lanes(lo), vec_clamp_lanes(hi)};
+}
+VEC_FUNCTION vec vec_load_masked(const real *p, vec_mask m) {
+    if (m.lo == 0 && m.hi == LANES)
+        return vec_load(p);
+    real lanes[LANES] = {0};
+    for (int64_t l = m.lo; l < m.hi; l++)
+        lanes[l] = p[l];
+    return vec_load(lanes);
+}
+VEC_FUNCTION void vec_store_masked(real *p, vec v, vec_mask m) {
+    real lanes[LANES];
+    vec_store(lanes, v);
+    for (int64_t l = m.lo; l < m.hi; l++)
+        p[l] = lanes[l];
+}
+
+#endif
+
+/* Lanes below n (clamped to 0..LANES) from memory, the others 0; stored, the others left alone. */
+VEC_FUNCTION vec vec_load_partial(const real *p, int64_t n) { return vec_load_masked(p, vec_first_lanes(n)); }
+VEC_FUNCTION void vec_store_partial(real *p, vec v, int64_t n) { vec_store_masked(p, v, vec_first_lanes(n)); }
+
+/* Lanes lo <= l < hi read p[l], the others are 0. p may point before its array. */
+VEC_FUNCTION vec vec_load_window(const real *p, int64_t lo, int64_t hi) {
+    return vec_load_masked(p, vec_lanes_between(lo, hi));
+}
+
+/* Lanes lo <= l < hi read p[l * step], the others are 0. With a step of 2 what lies between may be read too. */
+VEC_FUNCTION vec vec_load_strided(const real *p, int64_t step, int64_t lo, int64_t hi) {
+    lo = vec_clamp_lanes(lo);
+    hi = vec_clamp_lanes(hi);
+    if (step == 1)
+        return vec_load_window(p, lo, hi);
+    if (step == 2) {
+        vec lower = vec_load_window(p, 2 * lo, 2 * hi - 1);
+        vec upper = vec_load_window(p + LANES, 2 * lo - LANES, 2 * hi - 1 - LANES);
+        return vec_even(lower, upper);
+    }
+    real lanes[LANES] = {0};
+    for (int64_t l = lo; l < hi; l++)
+        lanes[l] = p[l * step];
+    return vec_load(lanes);
+}

@@ -1,0 +1,35 @@
+# The vocabulary of vectors.h. Cython takes a vec for a scalar: + - * / work on it, but a number must be broadcast.
+from libc.stdint cimport int64_t
+
+cdef extern from "vectors.h" nogil:
+    ctypedef float real
+    ctypedef float vec
+    enum: LANES
+    enum: ROWS
+    enum: VECTORS
+    enum: COLUMNS
+    enum: DOT_ROWS
+    enum: DOT_COLUMNS
+    enum: DOT_GROUPS
+
+    vec vec_zero()
+    vec vec_broadcast(real x)
+    vec vec_load(const real *p)
+    vec vec_load_partial(const real *p, int64_t n)
+    vec vec_load_window(const real *p, int64_t lo, int64_t hi)
+    vec vec_load_strided(const real *p, int64_t step, int64_t lo, int64_t hi)
+    void vec_store(real *p, vec v)
+    void vec_store_partial(real *p, vec v, int64_t n)
+    vec vec_fma(vec a, vec b, vec c)
+    vec vec_maximum(vec a, vec b)
+    real vec_sum(vec v)
+    vec vec_sums(const vec *v)
+    vec vec_even(vec a, vec b)
+    vec vec_odd(vec a, vec b)
+    vec vec_low(vec a, vec b)
+    vec vec_high(vec a, vec b)
+
+
+cdef inline int64_t ceil_div(int64_t total, int64_t size) noexcept nogil:
+    """How many pieces of ``size`` cover ``total``."""
+    return (total + size - 1) // size

@@ -1,0 +1,451 @@
+# Winograd F(m, 3) in two dimensions, stride 1, with tiles in the lanes.
+#
+# Tiles are numbered through image, tile row and tile column; a block is a run of tiles, of some vectors of LANES. The
+# columns of a block's tile rows abut in *virtual rows*: tile t of the block has its first m columns at t * m, and its
+# last two where the next tile of the same tile row begins. A block is split into panels of at most VECTORS vectors,
+# the register tile's width. With alpha = m + 2 and xi = 0 .. alpha^2 - 1:
+#
+#   v[panel][xi][c][tiles]             transformed input; LANES idle elements after each xi spread them over cache sets
+#   u[k block][xi][k / ROWS][c][ROWS]  transformed weight
+#   p[panel][k][xi][tiles]             products, of one block of output channels
+#
+# m is a constant in each kernel; the constant products and the shuffles by m come from winograd_transforms.h.
+
+cdef extern from "winograd_transforms.h" nogil:
+    ctypedef long lane_bits
+    void winograd_input(int m, const vec *d, vec *o)
+    void winograd_weight(int m, const vec *d, vec *o)
+    void winograd_output(int m, const vec *d, vec *o)
+    void winograd_deinterleave(int m, const vec *d, vec *o)
+    void winograd_interleave(int m, const vec *d, vec *o)
+    vec winograd_following(vec a, vec b)
+    vec winograd_merge(vec a, const lane_bits *keep, const real *others)
+    const real *winograd_scales(int m)
+
+ctypedef winograd_f2_forward_args winograd_args
+
+cdef enum:
+    WINOGRAD_VECTORS = 32  # of a block, at most
+    WINOGRAD_CHANNELS = 32  # whose weights are transformed at a time
+
+
+cdef struct winograd_block:
+    int64_t first, tiles, vectors, panels
+
+
+cdef inline winograd_block winograd_nth_block(int m, const winograd_args *a, int64_t number) noexcept nogil:
+    cdef winograd_block b
+    cdef int64_t tiles = a.n * ((a.oh + m - 1) // m) * ((a.ow + m - 1) // m)
+    cdef int64_t vectors = (tiles + LANES - 1) // LANES
+    cdef int64_t begin = vectors * number // a.blocks, end = vectors * (number + 1) // a.blocks
+    b.first = begin * LANES
+    b.tiles = min(tiles, end * LANES) - b.first
+    b.vectors = end - begin
+    b.panels = (b.vectors + VECTORS - 1) // VECTORS
+    return b
+
+
+# First vector of a panel
+cdef inline int64_t winograd_panel(const winograd_block *b, int64_t panel) noexcept nogil:
+    return b.vectors * panel // b.panels
+
+
+# Length of a virtual row: the last store may reach beyond the last tile
+cdef inline int64_t winograd_pitch(int m, const winograd_block *b) noexcept nogil:
+    return (b.vectors * m + 2) * LANES
+
+
+cdef inline void winograd_rows(
+    int m, const winograd_args *a, const winograd_block *b, const real *x, real *body, real *halo, const real *zeros,
+) noexcept nogil:
+    """B^T down the columns of a channel: virtual rows to ``body``, what follows the last tile of a run to ``halo``."""
+    cdef int64_t th = (a.oh + m - 1) // m, tw = (a.ow + m - 1) // m
+    cdef int64_t image = b.first // (th * tw), row = b.first // tw % th, column = b.first % tw
+    cdef int64_t pitch = winograd_pitch(m, b), done = 0, run, top, left, q
+    cdef const real *rows[8]
+    cdef vec d[8]
+    cdef vec o[8]
+    cdef int i, j
+    while done < b.tiles:
+        run = min(tw - column, b.tiles - done)
+        top = row * m - a.ph
+        for i in range(m + 2):
+            if 0 <= top + i < a.ih:
+                rows[i] = x + image * a.x_n + (top + i) * a.x_h
+            else:
+                rows[i] = zeros
+        left = column * m - a.pw
+        q = 0
+        while q < run * m + 2:
+            if left + q >= 0 and left + q + LANES <= a.iw:
+                for i in range(m + 2):
+                    d[i] = vec_load(rows[i] + left + q)
+            else:
+                for i in range(m + 2):
+                    d[i] = vec_load_window(rows[i] + left + q, -(left + q), a.iw - (left + q))
+            winograd_input(m, d, o)
+            for i in range(m + 2):
+                vec_store(body + i * pitch + done * m + q, o[i])
+            q += LANES
+        done += run
+        for i in range(m + 2):
+            for j in range(2):
+                halo[(2 * i + j) * b.vectors * LANES + done - 1] = body[i * pitch + done * m + j]
+        column = 0
+        row += 1
+        if row == th:
+            row = 0
+            image += 1
+
+
+cdef inline void winograd_columns(
+    int m, const winograd_args *a, const winograd_block *b, int64_t channel, const real *body, const real *halo,
+    const lane_bits *keep, real *v,
+) noexcept nogil:
+    """B^T along the virtual rows of a channel, tiles into lanes."""
+    cdef int64_t pitch = winograd_pitch(m, b), panel, group, first, width, s
+    cdef real *target[WINOGRAD_VECTORS]
+    cdef int64_t step[WINOGRAD_VECTORS]
+    cdef real *t
+    cdef vec loaded[8]
+    cdef vec d[8]
+    cdef vec next[8]
+    cdef vec o[8]
+    cdef int i, j
+    for panel in range(b.panels):
+        first = winograd_panel(b, panel)
+        width = winograd_panel(b, panel + 1) - first
+        for group in range(first, first + width):
+            step[group] = (width * a.c + 1) * LANES
+            target[group] = v + ((m + 2) * (m + 2) * (a.c * first + panel) + width * channel + group - first) * LANES
+    for i in range(m + 2):
+        for j in range(m):
+            loaded[j] = vec_load(body + j * LANES)
+        winograd_deinterleave(m, loaded, next)
+        for group in range(b.vectors):
+            for j in range(m):
+                d[j] = next[j]
+            if group + 1 < b.vectors:
+                for j in range(m):
+                    loaded[j] = vec_load(body + ((group + 1) * m + j) * LANES)
+                winograd_deinterleave(m, loaded, next)
+            for j in range(2):
+                d[m + j] = winograd_merge(
+                    winograd_following(d[j], next[j]), keep + group * LANES, halo + (j * b.vectors + group) * LANES
+                )
+            winograd_input(m, d, o)
+            t = target[group]
+            s = step[group]
+            for j in range(m + 2):
+                vec_store(t + j * s, o[j])
+            target[group] = t + (m + 2) * s
+        body += pitch
+        halo += 2 * b.vectors * LANES
+
+
+cdef inline void winograd_transform_input(
+    int m, const winograd_args *a, const winograd_block *b, int64_t g, int64_t begin, int64_t end, real *v,
+    real *scratch,
+) noexcept nogil:
+    """Channels ``begin`` to ``end`` of group g, transformed to ``v``."""
+    cdef int64_t tiles = b.vectors * LANES, tw = (a.ow + m - 1) // m, i, channel
+    cdef real *body = scratch
+    cdef real *halo = body + (m + 2) * winograd_pitch(m, b)
+    cdef real *zeros = halo + 2 * (m + 2) * tiles
+    cdef lane_bits *keep = <lane_bits *>(zeros + a.iw)
+    cdef const real *x
+    # lanes past the last tile stay zero, not whatever was there: that could be slow to compute with
+    for i in range(keep - <lane_bits *>scratch):
+        scratch[i] = 0
+    for i in range(tiles):
+        keep[i] = 0 if (b.first + i) % tw == tw - 1 or i == b.tiles - 1 else -1
+    for channel in range(begin, end):
+        x = <const real *>a.x + (g * a.c + channel) * a.x_c
+        winograd_rows(m, a, b, x, body, halo, zeros)
+        winograd_columns(m, a, b, channel, body, halo, keep, v)
+
+
+cdef inline void winograd_multiply(
+    int m, const winograd_args *a, const winograd_block *b, int64_t g, int64_t first_k, const real *v, real *p,
+) noexcept nogil:
+    """The products of a block of output channels."""
+    cdef int64_t area = (m + 2) * (m + 2), blocks = (a.k + ROWS - 1) // ROWS
+    cdef int64_t rows = (min(a.k_block, a.k - first_k) + ROWS - 1) // ROWS, xi, panel, row, first, width
+    cdef const real *u = <const real *>a.u + area * a.c * (g * blocks * ROWS + first_k)
+    cdef const real *columns
+    cdef real *c
+    for xi in range(area):
+        for panel in range(b.panels):
+            first = winograd_panel(b, panel)
+            width = (winograd_panel(b, panel + 1) - first) * LANES
+            columns = v + area * (a.c * first + panel) * LANES + xi * (width * a.c + LANES)
+            c = p + area * rows * ROWS * first * LANES + xi * width
+            for row in range(rows):
+                gemm_rows(
+                    a.c, u + row * a.c * ROWS, columns, width, c + row * ROWS * area * width, area * width, NULL, ROWS,
+                    width, False,
+                )
+        u += rows * a.c * ROWS
+
+
+cdef inline vec winograd_tiles(int m, const real *p, int64_t step, real *rows, int64_t pitch) noexcept nogil:
+    """A^T both ways on LANES tiles: m virtual rows; the sum of all is NaN or infinite if any output is."""
+    cdef vec half[6][8]
+    cdef vec d[8]
+    cdef vec o[8]
+    cdef vec total = vec_zero()
+    cdef int i, j
+    for j in range(m + 2):
+        for i in range(m + 2):
+            d[i] = vec_load(p + (i * (m + 2) + j) * step)
+        winograd_output(m, d, o)
+        for i in range(m):
+            half[i][j] = o[i]
+    for i in range(m):
+        winograd_output(m, half[i], d)
+        for j in range(m):
+            total = total + d[j]
+        winograd_interleave(m, d, o)
+        for j in range(m):
+            vec_store(rows + i * pitch + j * LANES, o[j])
+    return total
+
+
+cdef real winograd_exact(
+    const winograd_args *a, int64_t image, int64_t g, int64_t k, int64_t top, int64_t left
+) noexcept nogil:
+    """One output by the definition."""
+    cdef const real *x
+    cdef const real *w = <const real *>a.w + (g * a.k + k) * a.c * 9
+    cdef real total = 0
+    cdef int64_t c, i, j
+    for c in range(a.c):
+        x = <const real *>a.x + image * a.x_n + (g * a.c + c) * a.x_c
+        for i in range(3):
+            for j in range(3):
+                if 0 <= top + i < a.ih and 0 <= left + j < a.iw:
+                    total += x[(top + i) * a.x_h + left + j] * w[i * 3 + j]
+        w += 9
+    return total
+
+
+cdef void winograd_repair(
+    int m, const winograd_args *a, int64_t image, int64_t g, int64_t k, int64_t top, int64_t left, int64_t height,
+    int64_t width, real *rows, int64_t pitch,
+) noexcept nogil:
+    """Outputs that are not finite, again by the definition: only those stay that the definition makes so."""
+    cdef int64_t i, j
+    for i in range(height):
+        for j in range(width):
+            if rows[i * pitch + j] - rows[i * pitch + j] != 0:
+                rows[i * pitch + j] = winograd_exact(a, image, g, k, top + i - a.ph, left + j - a.pw)
+
+
+cdef inline void winograd_transform_output(
+    int m, const winograd_args *a, const winograd_block *b, int64_t g, int64_t first_k, const real *p, real *rows,
+) noexcept nogil:
+    """The outputs of a block of output channels from their products; ``rows`` is scratch of m virtual rows."""
+    cdef int64_t th = (a.oh + m - 1) // m, tw = (a.ow + m - 1) // m, area = (m + 2) * (m + 2)
+    cdef int64_t image, row, column, done, run, height, columns, k, panel, group, first, width, i, q
+    cdef int64_t count = min(a.k_block, a.k - first_k), pitch = b.vectors * m * LANES
+    cdef int64_t padded = (count + ROWS - 1) // ROWS * ROWS
+    cdef const real *products
+    cdef const real *source
+    cdef real *out
+    cdef real bias, sum
+    cdef vec total, shift
+    for k in range(first_k, first_k + count):
+        total = vec_zero()
+        for panel in range(b.panels):
+            first = winograd_panel(b, panel)
+            width = winograd_panel(b, panel + 1) - first
+            products = p + area * (padded * first + (k - first_k) * width) * LANES
+            for group in range(width):
+                total = total + winograd_tiles(
+                    m, products + group * LANES, width * LANES, rows + (first + group) * m * LANES, pitch
+                )
+        sum = vec_sum(total)
+        bias = (<const real *>a.bias)[g * a.k + k] if a.bias else 0
+        shift = vec_broadcast(bias)
+        image = b.first // (th * tw)
+        row = b.first // tw % th
+        column = b.first % tw
+        done = 0
+        while done < b.tiles:
+            run = min(tw - column, b.tiles - done)
+            height = min(<int64_t>m, a.oh - row * m)
+            columns = min(run * m, a.ow - column * m)
+            if sum - sum != 0:
+                winograd_repair(
+                    m, a, image, g, k, row * m, column * m, height, columns, rows + done * m, pitch
+                )
+            for i in range(height):
+                source = rows + i * pitch + done * m
+                out = <real *>a.out + image * a.out_n + (g * a.k + k) * a.out_k + (row * m + i) * a.out_h + column * m
+                q = 0
+                while q + LANES <= columns:
+                    vec_store(out + q, vec_load(source + q) + shift)
+                    q += LANES
+                if q < columns:
+                    vec_store_partial(out + q, vec_load_partial(source + q, columns - q) + shift, columns - q)
+            done += run
+            column = 0
+            row += 1
+            if row == th:
+                row = 0
+                image += 1
+
+
+# Elements of v of a block
+cdef inline int64_t winograd_input_size(int m, const winograd_args *a, const winograd_block *b) noexcept nogil:
+    return (m + 2) * (m + 2) * (a.c * b.vectors + b.panels) * LANES
+
+
+# Where a block's v begins among all of them
+cdef inline real *winograd_nth_input(int m, const winograd_args *a, int64_t g, int64_t block) noexcept nogil:
+    return <real *>a.v + (g * a.blocks + block) * a.v_step
+
+
+cdef inline void winograd_forward(int m, const winograd_args *a, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    cdef real *v = <real *>scratch
+    cdef real *p
+    cdef real *rest
+    cdef winograd_block b
+    cdef int64_t item, k
+    for item in range(begin, end):
+        b = winograd_nth_block(m, a, item % a.blocks)
+        p = v + winograd_input_size(m, a, &b)
+        rest = p + (m + 2) * (m + 2) * a.k_block * b.vectors * LANES
+        winograd_transform_input(m, a, &b, item // a.blocks, 0, a.c, v, rest)
+        k = 0
+        while k < a.k:
+            winograd_multiply(m, a, &b, item // a.blocks, k, v, p)
+            winograd_transform_output(m, a, &b, item // a.blocks, k, p, rest)
+            k += a.k_block
+
+
+cdef inline void winograd_only_input(
+    int m, const winograd_args *a, char *scratch, int64_t begin, int64_t end
+) noexcept nogil:
+    cdef int64_t parts = (a.c + a.c_block - 1) // a.c_block, item, g, block, c
+    cdef winograd_block b
+    for item in range(begin, end):
+        g = item // (a.blocks * parts)
+        block = item // parts % a.blocks
+        c = item % parts * a.c_block
+        b = winograd_nth_block(m, a, block)
+        winograd_transform_input(
+            m, a, &b, g, c, min(c + a.c_block, a.c), winograd_nth_input(m, a, g, block), <real *>scratch
+        )
+
+
+cdef inline void winograd_only_output(
+    int m, const winograd_args *a, char *scratch, int64_t begin, int64_t end
+) noexcept nogil:
+    cdef int64_t parts = (a.k + a.k_block - 1) // a.k_block, item, g, block, k
+    cdef real *p = <real *>scratch
+    cdef real *rows
+    cdef winograd_block b
+    for item in range(begin, end):
+        g = item // (a.blocks * parts)
+        block = item % a.blocks
+        k = item // a.blocks % parts * a.k_block
+        b = winograd_nth_block(m, a, block)
+        rows = p + (m + 2) * (m + 2) * a.k_block * b.vectors * LANES
+        winograd_multiply(m, a, &b, g, k, winograd_nth_input(m, a, g, block), p)
+        winograd_transform_output(m, a, &b, g, k, p, rows)
+
+
+cdef inline void winograd_transform_weight(
+    int m, const winograd_f2_weight_args *a, char *scratch, int64_t begin, int64_t end
+) noexcept nogil:
+    # G over the elements [c][ROWS] as they lie in u, whatever LANES is
+    cdef int64_t blocks = (a.k + ROWS - 1) // ROWS, area = (m + 2) * (m + 2)
+    cdef int64_t item, g, first, in_block, rows, c, channels, channel, row, e, size
+    cdef real *gathered = <real *>scratch
+    cdef real *raw
+    cdef real *u
+    cdef const real *w
+    cdef const real *scales = winograd_scales(m)
+    cdef real value
+    cdef vec half[8][3]
+    cdef vec d[8]
+    cdef vec o[8]
+    cdef int i, j
+    for item in range(begin, end):
+        g = item // blocks
+        first = item % blocks * ROWS
+        in_block = min(a.k_block, a.k - first // a.k_block * a.k_block)
+        in_block = (in_block + ROWS - 1) // ROWS
+        rows = min(a.k - first, <int64_t>ROWS)
+        c = 0
+        while c < a.c:
+            channels = min(a.c - c, <int64_t>WINOGRAD_CHANNELS)
+            size = channels * ROWS
+            for row in range(ROWS):
+                raw = <real *>a.raw + ((g * a.k + first + row) * a.c + c) * 9
+                for channel in range(channels):
+                    w = <const real *>a.w + g * a.w_g + (first + row) * a.w_k + (c + channel) * a.w_c
+                    for i in range(3):
+                        for j in range(3):
+                            value = 0
+                            if row < rows:
+                                value = w[i * a.w_h + j * a.w_w]
+                                raw[channel * 9 + i * 3 + j] = value
+                            gathered[(i * 3 + j) * size + channel * ROWS + row] = value
+            u = <real *>a.u + area * a.c * (g * blocks * ROWS + first // a.k_block * a.k_block)
+            u += (first % a.k_block // ROWS * a.c + c) * ROWS
+            e = 0
+            while e < size:
+                for j in range(3):
+                    for i in range(3):
+                        d[i] = vec_load_partial(gathered + (i * 3 + j) * size + e, size - e)
+                    winograd_weight(m, d, o)
+                    for i in range(m + 2):
+                        half[i][j] = o[i]
+                for i in range(m + 2):
+                    winograd_weight(m, half[i], o)
+                    for j in range(m + 2):
+                        vec_store_partial(
+                            u + (i * (m + 2) + j) * in_block * a.c * ROWS + e,
+                            o[j] * vec_broadcast(scales[i * (m + 2) + j]), size - e,
+                        )
+                e += LANES
+            c += channels
+
+
+cdef void winograd_f2_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_forward(2, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f4_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_forward(4, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f6_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_forward(6, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f2_input(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_only_input(2, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f4_input(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_only_input(4, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f6_input(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_only_input(6, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f2_output(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_only_output(2, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f4_output(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_only_output(4, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f6_output(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_only_output(6, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f2_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_transform_weight(2, <const winograd_f2_weight_args *>args, scratch, begin, end)
+
+cdef void winograd_f4_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_transform_weight(4, <const winograd_f2_weight_args *>args, scratch, begin, end)
+
+cdef void winograd_f6_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_transform_weight(6, <const winograd_f2_weight_args *>args, scratch, begin, end)

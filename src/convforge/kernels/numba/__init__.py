@@ -1,0 +1,34 @@
+"""The kernels in Numba: ordinary Python loops over vectors, compiled to the same C functions as the Cython ones.
+
+A module holds a factory function for each of its kernels, named like the kernel; :mod:`.simd` is their vocabulary.
+Importing this package imports neither Numba nor llvmlite.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+#: The module of each kernel's factory function.
+MODULES = {
+    "peak": "gemm",
+    "gemm_tile": "gemm",
+    "dot_tile": "gemm",
+    "pack_weight": "weights",
+    "sum_parts": "weights",
+    "fill_zero": "weights",
+    "im2col_forward": "im2col",
+    "im2col_grad_weight": "im2col",
+}
+
+
+def missing() -> str | None:
+    """Why this backend cannot be used, or None."""
+    absent = [name for name in ("numba", "llvmlite") if find_spec(name) is None]
+    return f"{' and '.join(absent)} not installed" if absent else None
+
+
+def lookup(kernel: str, dtype: str) -> int:
+    """Address of the C function of ``kernel`` for ``dtype``; the first use in a process compiles or loads it."""
+    from convforge.kernels.numba import compile
+
+    return compile.lookup(kernel, dtype)

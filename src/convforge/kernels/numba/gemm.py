@@ -1,0 +1,190 @@
+"""Register tiles: outer products for forward passes, dot products for weight gradients.
+
+Their accumulators are local variables, one vector each, written out by generated source: LLVM then keeps them in
+registers. On Zen 5 both run at the speed of fused multiply-adds on registers alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from convforge.kernels import abi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from convforge.kernels.numba.translate import Inner, Target
+
+
+def _define(name: str, lines: list[str], **names: Any) -> Callable[..., Any]:
+    """The function of ``lines``, generated source that refers to ``names``."""
+    exec("\n".join(lines), names)
+    function: Callable[..., Any] = names[name]
+    return function
+
+
+def _outer_tile(target: Target, vectors: int) -> Inner:
+    """The tile with this many vectors of columns."""
+    v = target.v
+    rows, columns = range(target.rows), range(vectors)
+    last = vectors - 1
+
+    @target.jit
+    def start(c, n, accumulate, bias):  # type: ignore[no-untyped-def]
+        return v.load_partial(c, n) if accumulate else bias
+
+    lines = ["def outer_tile(depth, a, b, ldb, c, ldc, bias, rows, columns, accumulate):"]
+    lines += [f"    s{i}_{j} = v.zero()" for i in rows for j in columns]
+    lines += ["    for p in range(depth):"]
+    lines += [f"        b{j} = v.load(b, {j * v.lanes})" for j in columns]
+    for i in rows:
+        lines += [f"        scale = v.broadcast(a[{i}])"]
+        lines += [f"        s{i}_{j} = v.fma(scale, b{j}, s{i}_{j})" for j in columns]
+    lines += [f"        a = v.advance(a, {target.rows})"]
+    lines += ["        b = v.advance(b, ldb)"]
+    # bias and c are added last: the accumulators would else pass through the stack before the loop too
+    lines += ["    biases = v.pointer(bias)"]
+    for i in rows:
+        lines += [f"    if {i} < rows:"]
+        lines += [f"        row = v.advance(c, {i} * ldc)"]
+        lines += [f"        init = v.broadcast(biases[{i}]) if bias != 0 else v.zero()"]
+        for j in columns:
+            lines += [f"        to = v.advance(row, {j * v.lanes})"]
+            if j < last:
+                lines += [f"        v.store(to, 0, s{i}_{j} + (v.load(to, 0) if accumulate else init))"]
+            else:
+                lines += [f"        n = columns - {j * v.lanes}"]
+                lines += [f"        v.store_partial(to, s{i}_{j} + start(to, n, accumulate, init), n)"]
+    return target.call(_define("outer_tile", lines, v=v, start=start))
+
+
+def gemm_rows(target: Target) -> Inner:
+    """Make ``gemm_rows(depth, a, b, ldb, c, ldc, bias, rows, columns, accumulate)``.
+
+    c[rows][columns] = sum over p of a[p][row] * b[p][column], plus c itself, or else plus a bias per row. ``a`` is
+    [depth][ROWS], whatever ``rows`` is; ``b`` is read in whole vectors; ``c`` is touched only where it is named.
+    ``columns`` is at most LANES * VECTORS; ``bias`` is an address, 0 for none.
+    """
+    lanes = target.lanes
+    names = {f"tile{vectors}": _outer_tile(target, vectors) for vectors in range(1, target.vectors + 1)}
+    lines = ["def gemm_rows(depth, a, b, ldb, c, ldc, bias, rows, columns, accumulate):"]
+    for vectors in range(target.vectors, 0, -1):
+        lines += [f"    if columns > {(vectors - 1) * lanes}:"]
+        lines += [f"        return tile{vectors}(depth, a, b, ldb, c, ldc, bias, rows, columns, accumulate)"]
+    return target.jit(_define("gemm_rows", lines, **names))
+
+
+def dot_tile_rows(target: Target) -> int:
+    """Rows of the tile of dot products: with its columns it fills the registers, of which the outer tile tells."""
+    return 6 if target.rows == 8 else 3
+
+
+def dot_products(target: Target) -> Inner:
+    """Make ``dot_products(depth, a, lda, b, ldb, c, ldc, rows, columns)`` for any numbers of rows and columns.
+
+    c[row][column] += sum over p of a[row][p] * b[column][p]; nothing else is read or written.
+    """
+    v = target.v
+    lanes = v.lanes
+    tile_rows, tile_columns = dot_tile_rows(target), min(4, lanes)
+    rows, columns = range(tile_rows), range(tile_columns)
+    rows_per_vector = lanes // tile_columns
+
+    @target.jit
+    def pairs(a, b):  # type: ignore[no-untyped-def]
+        return v.even(a, b) + v.odd(a, b)
+
+    def steps(load: str) -> list[str]:
+        lines = [f"        a{i} = {load.format(f'a{i}_')}" for i in rows]
+        for j in columns:
+            lines += [f"        b = {load.format(f'b{j}_')}"]
+            lines += [f"        s{i}_{j} = v.fma(a{i}, b, s{i}_{j})" for i in rows]
+        return lines
+
+    lines = ["def dot_tile(depth, a, lda, b, ldb, c, ldc, rows, columns):"]
+    # rows past the edge repeat the last one, and their sums are dropped
+    lines += [f"    a{i}_ = v.advance(a, min({i}, rows - 1) * lda)" for i in rows]
+    lines += [f"    b{j}_ = v.advance(b, min({j}, columns - 1) * ldb)" for j in columns]
+    lines += [f"    s{i}_{j} = v.zero()" for i in rows for j in columns]
+    lines += [f"    whole = depth - depth % {lanes}"]
+    lines += [f"    for p in range(0, whole, {lanes}):"]
+    lines += steps("v.load({}, p)")
+    lines += ["    rest = depth - whole"]
+    lines += ["    if rest > 0:"]
+    lines += steps("v.load_partial(v.advance({}, whole), rest)")
+    # the sums of a few rows at a time are gathered in one vector, by pairs, pairs of pairs and so on
+    for first in range(0, tile_rows, rows_per_vector):
+        gathered = [
+            f"s{i}_{j}" if i < tile_rows else "v.zero()"
+            for i in range(first, first + rows_per_vector) for j in columns
+        ]  # fmt: skip
+        while len(gathered) > 1:
+            gathered = [f"pairs({x}, {y})" for x, y in zip(gathered[::2], gathered[1::2], strict=True)]
+        lines += [f"    totals = {gathered[0]}"]
+        for i in range(first, min(first + rows_per_vector, tile_rows)):
+            lines += [f"    if {i} < rows:"]
+            lines += [f"        to = v.advance(c, {i} * ldc)"]
+            lines += [f"        n = min(columns, {tile_columns})"]
+            lines += [f"        v.store_partial(to, v.load_partial(to, n) + row{i - first}(totals, totals), n)"]
+    rotations = {
+        f"row{i}": v.shuffle(tuple((lane + i * tile_columns) % lanes for lane in range(lanes)))
+        for i in range(rows_per_vector)
+    }
+    tile = target.call(_define("dot_tile", lines, v=v, pairs=pairs, **rotations))
+
+    def dot_products(depth, a, lda, b, ldb, c, ldc, rows, columns):  # type: ignore[no-untyped-def]
+        for row in range(0, rows, tile_rows):
+            for column in range(0, columns, tile_columns):
+                tile(
+                    depth, v.advance(a, row * lda), lda, v.advance(b, column * ldb), ldb,
+                    v.advance(c, row * ldc + column), ldc, rows - row, columns - column,
+                )  # fmt: skip
+
+    return target.jit(dot_products)
+
+
+def gemm_tile(target: Target) -> Callable[..., None]:
+    """The outer-product tile on its own, for tests and benchmarks."""
+    v = target.v
+    f = abi.fields("gemm_tile")
+    tile = gemm_rows(target)
+
+    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+        for _ in range(begin, end):
+            tile(
+                args[f.depth], v.pointer(args[f.a]), v.pointer(args[f.b]), args[f.ldb], v.pointer(args[f.c]),
+                args[f.ldc], args[f.bias], args[f.rows], args[f.columns], args[f.accumulate] != 0,
+            )  # fmt: skip
+
+    return kernel
+
+
+def dot_tile(target: Target) -> Callable[..., None]:
+    """The dot-product tile on its own, for tests and benchmarks."""
+    v = target.v
+    f = abi.fields("dot_tile")
+    products = dot_products(target)
+
+    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+        for _ in range(begin, end):
+            products(
+                args[f.depth], v.pointer(args[f.a]), args[f.lda], v.pointer(args[f.b]), args[f.ldb],
+                v.pointer(args[f.c]), args[f.ldc], args[f.rows], args[f.columns],
+            )  # fmt: skip
+
+    return kernel
+
+
+def peak(target: Target) -> Callable[..., None]:
+    """Fused multiply-adds on registers alone: what the machine can do."""
+    v = target.v
+    f = abi.fields("peak")
+    sums = [f"s{i}" for i in range(target.rows * target.vectors)]
+    lines = ["def kernel(args, scratch, begin, end):"]
+    lines += ["    out = v.pointer(args[f.out])"]
+    lines += ["    x, y = v.broadcast(out[0]), v.broadcast(out[1])"]
+    lines += [f"    {s} = v.load(out, {i * v.lanes})" for i, s in enumerate(sums)]
+    lines += ["    for _ in range((end - begin) * args[f.depth]):"]
+    lines += [f"        {s} = v.fma({s}, x, y)" for s in sums]
+    lines += [f"    v.store(out, {i * v.lanes}, {s})" for i, s in enumerate(sums)]
+    return _define("kernel", lines, v=v, f=f)

@@ -1,0 +1,1 @@
+"""The public functions: arguments become a problem, the problem a plan, and the plan is called."""

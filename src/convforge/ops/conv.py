@@ -1,0 +1,245 @@
+"""Convolutions (cross-correlations, as deep learning calls them) and their gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convforge.arguments import conv_problem
+from convforge.arrays import check_array, check_types
+from convforge.ops.batch import add_batch, batched_out, batched_shape, unbatched
+from convforge.plan import cached_plan
+
+Size = int | tuple[int, ...]
+Padding = int | tuple[int, ...] | tuple[tuple[int, int], ...] | str
+
+
+def conv2d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    algorithm: str = "auto",
+    backend: str = "auto",
+    tolerance: float | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """2-D convolution of a batch of images.
+
+    ``out[n, k, oh, ow] = bias[k] + sum(x[n, c, oh * stride - padding + i * dilation, ...] * weight[k, c, i, j])`` over
+    the channels c of k's group and the window i, j. Padding is zeros that take part in the sum, so an infinite weight
+    gives NaN at a padded border. The arithmetic is that of ``torch.nn.functional.conv2d``.
+
+    Parameters
+    ----------
+    x
+        Images of shape (n, c, ih, iw), or one of shape (c, ih, iw); float32 or float64, any strides. n may be 0.
+    weight
+        Filters of shape (k, c / groups, kh, kw).
+    bias
+        None, or shape (k,).
+    stride, dilation
+        An int, or one per axis.
+    padding
+        An int, one per axis, a (before, after) pair per axis, "valid" (none) or "same" (stride 1 only; an odd total
+        pads one more after).
+    groups
+        Divides c and k; group g of the outputs sees group g of the inputs. ``groups=c`` is a depthwise convolution.
+    algorithm, backend
+        "auto", or names that :func:`convforge.algorithms` lists.
+    tolerance
+        Largest error, norm(y - exact) / norm(exact) on standard-normal data before the bias, that "auto" admits;
+        None is 1e-5 for float32 and 1e-13 for float64.
+    out
+        Array of the result's shape and dtype to write into; it must not overlap an input.
+
+    Returns
+    -------
+    ndarray
+        Of shape (n, k, oh, ow), or (k, oh, ow) for one image; ``out`` if it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong; the message names it, what it was and what would be right.
+    UnsupportedProblem
+        The algorithm or backend named does not do this problem.
+
+    Examples
+    --------
+    >>> import numpy as np, convforge as cf
+    >>> x = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
+    >>> cf.conv2d(x, np.ones((1, 1, 3, 3), np.float32))
+    array([[[45., 54.],
+            [81., 90.]]], dtype=float32)
+    """
+    check_types(x=x, weight=weight)
+    images = add_batch("x", x, 2)
+    problem = conv_problem(
+        images.shape, weight.shape, x.dtype.name, stride, padding, dilation, groups, bias=bias is not None
+    )
+    plan = cached_plan(problem, "forward", algorithm, backend, tolerance)
+    single = images is not x
+    return unbatched(plan(images, weight, bias, out=batched_out(out, single)), single, out)
+
+
+def conv2d_grad_input(
+    input_shape: tuple[int, ...],
+    weight: np.ndarray,
+    grad_output: np.ndarray,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    algorithm: str = "auto",
+    backend: str = "auto",
+    tolerance: float | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Gradient of :func:`conv2d` by its input.
+
+    Parameters
+    ----------
+    input_shape
+        Shape of the input, (n, c, ih, iw) or (c, ih, iw).
+    weight
+        The filters, of shape (k, c / groups, kh, kw).
+    grad_output
+        Gradient by the output, of the output's shape.
+    stride, padding, dilation, groups, algorithm, backend, tolerance
+        As for :func:`conv2d`.
+    out
+        Array of shape ``input_shape`` to write into.
+
+    Returns
+    -------
+    ndarray
+        Of shape ``input_shape``.
+
+    Raises
+    ------
+    TypeError, ValueError, UnsupportedProblem
+        As for :func:`conv2d`.
+    """
+    check_types(weight=weight, grad_output=grad_output)
+    shape = batched_shape("input_shape", input_shape, 2)
+    problem = conv_problem(
+        shape, weight.shape, weight.dtype.name, stride, padding, dilation, groups, names=("input_shape", "weight")
+    )
+    single = len(input_shape) == 3
+    check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
+    gradient = grad_output[None] if single else grad_output
+    plan = cached_plan(problem, "grad_input", algorithm, backend, tolerance)
+    return unbatched(plan.grad_input(gradient, weight, out=batched_out(out, single)), single, out)
+
+
+def conv2d_grad_weight(
+    x: np.ndarray,
+    weight_shape: tuple[int, ...],
+    grad_output: np.ndarray,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    algorithm: str = "auto",
+    backend: str = "auto",
+    tolerance: float | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Gradient of :func:`conv2d` by its weight, summed over the batch.
+
+    Parameters
+    ----------
+    x
+        The input, of shape (n, c, ih, iw) or (c, ih, iw).
+    weight_shape
+        Shape of the weight, (k, c / groups, kh, kw).
+    grad_output
+        Gradient by the output, of the output's shape.
+    stride, padding, dilation, groups, algorithm, backend, tolerance
+        As for :func:`conv2d`.
+    out
+        Array of shape ``weight_shape`` to write into.
+
+    Returns
+    -------
+    ndarray
+        Of shape ``weight_shape``.
+
+    Raises
+    ------
+    TypeError, ValueError, UnsupportedProblem
+        As for :func:`conv2d`.
+    """
+    check_types(x=x, grad_output=grad_output)
+    images = add_batch("x", x, 2)
+    problem = conv_problem(
+        images.shape, weight_shape, x.dtype.name, stride, padding, dilation, groups, names=("x", "weight_shape")
+    )
+    single = images is not x
+    check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
+    plan = cached_plan(problem, "grad_weight", algorithm, backend, tolerance)
+    return plan.grad_weight(images, grad_output[None] if single else grad_output, out=out)
+
+
+def conv2d_backward(
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+    algorithm: str = "auto",
+    backend: str = "auto",
+    tolerance: float | None = None,
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """All gradients of :func:`conv2d`.
+
+    Parameters
+    ----------
+    grad_output
+        Gradient by the output, of the output's shape.
+    x, weight
+        The input and the filters of the forward pass.
+    stride, padding, dilation, groups, algorithm, backend, tolerance
+        As for :func:`conv2d`; a named algorithm does both array gradients.
+    needs
+        Which of the gradients by input, weight and bias are wanted.
+
+    Returns
+    -------
+    (grad_input, grad_weight, grad_bias)
+        None for those not needed. The bias's is the sum over images and pixels, accumulated in float64.
+
+    Raises
+    ------
+    TypeError, ValueError, UnsupportedProblem
+        As for :func:`conv2d`.
+    """
+    check_types(grad_output=grad_output, x=x, weight=weight)
+    if not isinstance(needs, (tuple, list)) or [type(need) for need in needs] != [bool] * 3:
+        raise TypeError(f"needs must be three bools, for (grad_input, grad_weight, grad_bias), got {needs!r}")
+    images = add_batch("x", x, 2)
+    problem = conv_problem(images.shape, weight.shape, x.dtype.name, stride, padding, dilation, groups)
+    single = images is not x
+    check_array("weight", weight, problem.weight_shape, problem.dtype)
+    check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
+    gradient = grad_output[None] if single else grad_output
+    grad_input = grad_weight = grad_bias = None
+    if needs[0]:
+        plan = cached_plan(problem, "grad_input", algorithm, backend, tolerance)
+        grad_input = unbatched(plan.grad_input(gradient, weight), single)
+    if needs[1]:
+        plan = cached_plan(problem, "grad_weight", algorithm, backend, tolerance)
+        grad_weight = plan.grad_weight(images, gradient)
+    if needs[2]:
+        grad_bias = gradient.sum(axis=(0, 2, 3), dtype=np.float64).astype(problem.dtype)
+    return grad_input, grad_weight, grad_bias

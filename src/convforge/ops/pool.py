@@ -1,0 +1,266 @@
+"""Max and average pooling, and their gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convforge.arguments import pool_problem
+from convforge.arrays import check_array, check_types
+from convforge.ops.batch import add_batch, batched_out, batched_shape, unbatched
+from convforge.plan import cached_plan
+from convforge.problem import PoolProblem
+
+Size = int | tuple[int, ...]
+Padding = int | tuple[int, ...] | tuple[tuple[int, int], ...]
+
+
+def max_pool2d(
+    x: np.ndarray,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    algorithm: str = "auto",
+    backend: str = "auto",
+    out: np.ndarray | None = None,
+) -> Any:
+    """Maximum over windows of each channel's plane, as ``torch.nn.functional.max_pool2d``.
+
+    Parameters
+    ----------
+    x
+        Images of shape (n, c, ih, iw), or one of shape (c, ih, iw); float32 or float64. n may be 0.
+    kernel_size, stride, dilation
+        An int, or one per axis; a stride of None is the kernel size.
+    padding
+        An int, one per axis, or a (before, after) pair per axis; at most half the window. Padding never wins.
+    ceil_mode
+        Also take a last window that reaches beyond the padded input, if it starts inside the input or its padding
+        before it.
+    return_indices
+        Also return where each maximum was.
+    algorithm, backend
+        "auto", or names that :func:`convforge.algorithms` lists.
+    out
+        Array of the result's shape and dtype to write into; it must not overlap ``x``.
+
+    Returns
+    -------
+    ndarray, or (ndarray, indices)
+        Maxima of shape (n, c, oh, ow) or (c, oh, ow). A NaN wins over numbers, and the first of equals wins. Indices
+        are int64 of the same shape: positions in the flattened plane, ``row * iw + column``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong; the message names it, what it was and what would be right.
+    UnsupportedProblem
+        The algorithm or backend named does not do this problem.
+
+    Examples
+    --------
+    >>> import numpy as np, convforge as cf
+    >>> cf.max_pool2d(np.arange(16, dtype=np.float32).reshape(1, 4, 4), 2)
+    array([[[ 5.,  7.],
+            [13., 15.]]], dtype=float32)
+    """
+    check_types(x=x)
+    images = add_batch("x", x, 2)
+    single = images is not x
+    problem = pool_problem(
+        "max", images.shape, x.dtype.name, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode,
+        indices=return_indices,
+    )  # fmt: skip
+    result = cached_plan(problem, "forward", algorithm, backend)(images, out=batched_out(out, single))
+    if not return_indices:
+        return unbatched(result, single, out)
+    maxima, indices = result
+    return unbatched(maxima, single, out), unbatched(indices, single)
+
+
+def max_pool2d_backward(
+    grad_output: np.ndarray,
+    indices: np.ndarray,
+    input_shape: tuple[int, ...],
+    *,
+    backend: str = "auto",
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Gradient of :func:`max_pool2d` by its input: each output's gradient goes to where its maximum was.
+
+    Parameters
+    ----------
+    grad_output
+        Gradient by the maxima, of their shape (n, c, oh, ow) or (c, oh, ow).
+    indices
+        What :func:`max_pool2d` returned, int64 of the same shape.
+    input_shape
+        Shape of the input, (n, c, ih, iw) or (c, ih, iw).
+    backend
+        "auto", or a backend that :func:`convforge.algorithms` lists.
+    out
+        Array of shape ``input_shape`` to write into.
+
+    Returns
+    -------
+    ndarray
+        Of shape ``input_shape``; gradients that meet in one place are added in the order of the outputs.
+
+    Raises
+    ------
+    TypeError, ValueError, UnsupportedProblem
+        As for :func:`max_pool2d`; also for indices outside the input's plane.
+    """
+    check_types(grad_output=grad_output, indices=indices)
+    shape = batched_shape("input_shape", input_shape, 2)
+    single = len(input_shape) == 3
+    gradient = add_batch("grad_output", grad_output, 2)
+    if (gradient is not grad_output) != single or gradient.shape[:2] != shape[:2]:
+        raise ValueError(
+            f"input_shape {tuple(input_shape)} and grad_output of shape {grad_output.shape} must agree in batch and "
+            "channels"
+        )
+    check_array("indices", indices, grad_output.shape, "int64")
+    problem = _max_pool_between(shape, gradient.shape, grad_output.dtype.name)
+    positions = indices[None] if single else indices
+    plan = cached_plan(problem, "grad_input", "auto", backend)
+    result = plan.grad_input(gradient, indices=positions, out=batched_out(out, single))
+    return unbatched(result, single, out)
+
+
+def _max_pool_between(input_shape: tuple[int, ...], output_shape: tuple[int, ...], dtype: str) -> PoolProblem:
+    """A max pool between these shapes: with the indices given, its gradient does not depend on which one it was.
+
+    At stride 1 a window of ih - oh + 1 gives oh rows; ih + 1 rows, the most that any pool gives, come from a window
+    of 2 padded by 1.
+    """
+    kernel, padding = [], []
+    for axis, (before, after) in enumerate(zip(input_shape[2:], output_shape[2:], strict=True)):
+        if not 1 <= after <= before + 1:
+            raise ValueError(
+                f"grad_output must have between 1 and {before + 1} rows along spatial axis {axis} for an input of "
+                f"{before}, got {after}: no max pool gives that"
+            )
+        kernel.append(2 if after > before else before - after + 1)
+        padding.append(1 if after > before else 0)
+    return pool_problem("max", input_shape, dtype, tuple(kernel), 1, tuple(padding), name="input_shape")
+
+
+def avg_pool2d(
+    x: np.ndarray,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    algorithm: str = "auto",
+    backend: str = "auto",
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Mean over windows of each channel's plane, as ``torch.nn.functional.avg_pool2d``.
+
+    Parameters
+    ----------
+    x
+        Images of shape (n, c, ih, iw), or one of shape (c, ih, iw); float32 or float64. n may be 0.
+    kernel_size, stride
+        An int, or one per axis; a stride of None is the kernel size.
+    padding
+        An int, one per axis, or a (before, after) pair per axis; at most half the window.
+    ceil_mode
+        Also take a last window that reaches beyond the padded input, if it starts inside the input or its padding
+        before it.
+    count_include_pad
+        Whether the divisor counts the padding inside the window.
+    divisor_override
+        A divisor for every window, in place of its size.
+    algorithm, backend
+        "auto", or names that :func:`convforge.algorithms` lists.
+    out
+        Array of the result's shape and dtype to write into; it must not overlap ``x``.
+
+    Returns
+    -------
+    ndarray
+        Means of shape (n, c, oh, ow) or (c, oh, ow).
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong; the message names it, what it was and what would be right.
+    UnsupportedProblem
+        The algorithm or backend named does not do this problem.
+
+    Examples
+    --------
+    >>> import numpy as np, convforge as cf
+    >>> cf.avg_pool2d(np.arange(16, dtype=np.float32).reshape(1, 4, 4), 2)
+    array([[[ 2.5,  4.5],
+            [10.5, 12.5]]], dtype=float32)
+    """
+    check_types(x=x)
+    images = add_batch("x", x, 2)
+    single = images is not x
+    problem = pool_problem(
+        "avg", images.shape, x.dtype.name, kernel_size, stride, padding, ceil_mode=ceil_mode,
+        count_include_pad=count_include_pad, divisor_override=divisor_override,
+    )  # fmt: skip
+    plan = cached_plan(problem, "forward", algorithm, backend)
+    return unbatched(plan(images, out=batched_out(out, single)), single, out)
+
+
+def avg_pool2d_backward(
+    grad_output: np.ndarray,
+    input_shape: tuple[int, ...],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    algorithm: str = "auto",
+    backend: str = "auto",
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Gradient of :func:`avg_pool2d` by its input.
+
+    Parameters
+    ----------
+    grad_output
+        Gradient by the means, of their shape.
+    input_shape
+        Shape of the input, (n, c, ih, iw) or (c, ih, iw).
+    kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, algorithm, backend
+        As for :func:`avg_pool2d`.
+    out
+        Array of shape ``input_shape`` to write into.
+
+    Returns
+    -------
+    ndarray
+        Of shape ``input_shape``.
+
+    Raises
+    ------
+    TypeError, ValueError, UnsupportedProblem
+        As for :func:`avg_pool2d`.
+    """
+    check_types(grad_output=grad_output)
+    shape = batched_shape("input_shape", input_shape, 2)
+    single = len(input_shape) == 3
+    problem = pool_problem(
+        "avg", shape, grad_output.dtype.name, kernel_size, stride, padding, ceil_mode=ceil_mode,
+        count_include_pad=count_include_pad, divisor_override=divisor_override, name="input_shape",
+    )  # fmt: skip
+    check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
+    plan = cached_plan(problem, "grad_input", algorithm, backend)
+    gradient = grad_output[None] if single else grad_output
+    return unbatched(plan.grad_input(gradient, out=batched_out(out, single)), single, out)

@@ -1,0 +1,395 @@
+"""Plans: a problem bound to its algorithms, chosen once and called many times."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from convforge import registry
+from convforge.arrays import check_array, check_output
+from convforge.errors import PerformanceWarning
+from convforge.operands import operand_shapes
+from convforge.problem import ConvProblem, PoolProblem, Problem
+from convforge.runtime import threads
+from convforge.runtime.executor import OPERANDS, Operands
+
+#: Bytes of workspaces that the plans behind the functions may keep.
+CACHE_BYTES = 256 * 2**20
+
+_verbose = os.environ.get("CONVFORGE_VERBOSE", "0") not in ("", "0")
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedWeight:
+    """An immutable snapshot of a weight, packed for the passes of one plan; pass it in place of ``weight``.
+
+    Later changes of the array it was made from do not show. It can be pickled.
+    """
+
+    key: tuple[Hashable, ...]
+    weight: np.ndarray = field(repr=False)
+    packed: dict[str, np.ndarray] = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it holds."""
+        return self.weight.nbytes + sum(each.nbytes for each in self.packed.values())
+
+
+class Plan:
+    """A problem bound to one algorithm per pass. Made by :func:`plan`; threads may share it, and it pickles.
+
+    Attributes
+    ----------
+    problem
+        The problem it solves.
+    passes
+        The passes it was planned for; calling another raises ValueError.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        passes: tuple[str, ...],
+        algorithm: str = "auto",
+        backend: str = "auto",
+        tolerance: float | None = None,
+        mode: str = "prepared",
+    ) -> None:
+        self.problem = problem
+        self.passes = passes
+        self._choice = (algorithm, backend, tolerance, mode)
+        self._chosen = {p: registry.choose(problem, p, algorithm, backend, tolerance, mode) for p in passes}
+        self._executors = {p: chosen.executor(problem, p) for p, chosen in self._chosen.items()}
+        self._shapes = {p: operand_shapes(problem, p) for p in passes}
+        # what the packed layout depends on: a policy packs for a tile alike in every backend
+        packers = ((p, each.name, each.backend == "numpy") for p, each in self._chosen.items())
+        self._weight_key = (problem, registry.machine().isa, *packers)
+        if algorithm == backend == "auto" and any(each.name == "reference" for each in self._chosen.values()):
+            _warn_slow(problem)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Plan, (self.problem, self.passes, *self._choice)
+
+    def __repr__(self) -> str:
+        chosen = ", ".join(f"{p}: {each}" for p, each in self._chosen.items())
+        return f"<Plan {self.problem} {chosen}>"
+
+    @property
+    def algorithms(self) -> dict[str, tuple[str, str]]:
+        """The (algorithm, backend) of each pass."""
+        return {p: (each.name, each.backend) for p, each in self._chosen.items()}
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes that its largest pass takes beyond its arrays, weights not prepared, at the present thread count."""
+        workers = threads.get_num_threads()
+        return max(each.workspace_bytes(workers, prepared=False) for each in self._executors.values())
+
+    def explain(self) -> str:
+        """Why these algorithms: for each pass every candidate with its modelled time, or the reason against it."""
+        algorithm, backend, tolerance, mode = self._choice
+        lines = [f"{self.problem}  (algorithm={algorithm}, backend={backend}, weights {mode})"]
+        for pass_ in self.passes:
+            lines.append(f"{pass_}: {self._chosen[pass_]}")
+            for each in registry.candidates(self.problem, pass_, algorithm, backend, tolerance, mode):
+                verdict = f"refused: {each.reason}" if each.reason else f"{each.cost * 1e6:10.1f} µs modelled"
+                lines.append(f"  {each.algorithm!s:22} {verdict}")
+        return "\n".join(lines)
+
+    def prepare_weight(self, weight: np.ndarray) -> PreparedWeight:
+        """Pack ``weight`` for the plan's forward and input-gradient passes.
+
+        Parameters
+        ----------
+        weight
+            Array of shape ``problem.weight_shape`` and the problem's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            ``weight`` has another dtype or shape, or the problem has no weight.
+        """
+        if not isinstance(self.problem, ConvProblem):
+            raise ValueError(f"{self.problem} has no weight to prepare")
+        check_array("weight", weight, self.problem.weight_shape, self.problem.dtype)
+        snapshot = np.array(weight, weight.dtype.newbyteorder("="), order="C")
+        snapshot.flags.writeable = False
+        packed = {p: each.pack(snapshot) for p, each in self._executors.items() if p != "grad_weight"}
+        return PreparedWeight(self._weight_key, snapshot, packed)
+
+    def __call__(
+        self,
+        x: np.ndarray,
+        weight: np.ndarray | PreparedWeight | None = None,
+        bias: np.ndarray | None = None,
+        *,
+        out: np.ndarray | None = None,
+    ) -> Any:
+        """The forward pass.
+
+        Parameters
+        ----------
+        x
+            Input of shape ``problem.input_shape``.
+        weight, bias
+            Of a convolution: weight (an array or a prepared one) and optional bias of shape (k,). A pool has neither.
+        out
+            Where to write the result, of shape ``problem.output_shape``.
+
+        Returns
+        -------
+        ndarray, or (ndarray, indices) for a max pool planned with indices
+
+        Raises
+        ------
+        TypeError, ValueError
+            An array is missing, or of another dtype or shape than the problem's; ``out`` overlaps an input.
+        """
+        packed = None
+        if type(weight) is PreparedWeight:
+            weight, packed = self._unpack("forward", weight)
+        indices = None
+        if "indices" in self._shapes.get("forward", ()):
+            indices = np.empty(self.problem.output_shape, np.int64)
+        result = self._run("forward", (x, weight, bias, out, None, indices), packed)
+        return result if indices is None else (result, indices)
+
+    def grad_input(
+        self,
+        grad_output: np.ndarray,
+        weight: np.ndarray | PreparedWeight | None = None,
+        *,
+        indices: np.ndarray | None = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """The gradient by the input.
+
+        Parameters
+        ----------
+        grad_output
+            Gradient by the output, of shape ``problem.output_shape``.
+        weight
+            Of a convolution: the weight, an array or a prepared one.
+        indices
+            Of a max pool: the indices that its forward pass returned.
+        out
+            Where to write the result, of shape ``problem.input_shape``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An array is missing, or of another dtype or shape than the problem's; ``out`` overlaps an input.
+        """
+        packed = None
+        if type(weight) is PreparedWeight:
+            weight, packed = self._unpack("grad_input", weight)
+        if indices is not None and "indices" in self._shapes.get("grad_input", ()):
+            check_indices(indices, self.problem)
+        return self._run("grad_input", (None, weight, None, out, grad_output, indices), packed)
+
+    def grad_weight(self, x: np.ndarray, grad_output: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
+        """The gradient by the weight.
+
+        Parameters
+        ----------
+        x, grad_output
+            Input and gradient by the output, of the problem's shapes.
+        out
+            Where to write the result, of shape ``problem.weight_shape``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An array is of another dtype or shape than the problem's; ``out`` overlaps an input; a pool has no weight.
+        """
+        return self._run("grad_weight", (x, None, None, out, grad_output, None), None)
+
+    def _unpack(self, pass_: str, weight: PreparedWeight) -> tuple[np.ndarray, np.ndarray]:
+        if weight.key != self._weight_key or pass_ not in weight.packed:
+            raise ValueError(
+                f"weight was prepared by a plan of other algorithms or another problem; prepare it with {self!r}"
+            )
+        return weight.weight, weight.packed[pass_]
+
+    def _run(self, pass_: str, operands: Operands, packed: np.ndarray | None) -> np.ndarray:
+        """One pass: straight to the kernels where every array is plain, else through checks and copies."""
+        executor = self._executors.get(pass_)
+        if executor is None:
+            registry.check_pass(self.problem, pass_)
+            raise ValueError(f"this plan has no {pass_} pass: it was made with passes={self.passes}")
+        x, weight, bias, out, grad_output, indices = operands
+        shape, dtype = self._shapes[pass_]["out"]
+        if out is None:
+            out = np.empty(shape, dtype)
+            operands = (x, weight, bias, out, grad_output, indices)
+        else:
+            check_output(out, shape, dtype, {"x": x, "weight": weight, "bias": bias, "grad_output": grad_output})
+        call: Callable[[Operands, np.ndarray | None], None]
+        if executor.plain(operands):
+            call = executor
+        else:
+            self._check(pass_, operands)
+            call = executor.call_with_copies
+        if not _verbose:
+            call(operands, packed)
+            return out
+        begin = time.perf_counter()
+        call(operands, packed)
+        seconds = time.perf_counter() - begin
+        print(f"convforge: {self.problem} {pass_} {self._chosen[pass_]} {seconds * 1e6:.1f} µs", file=sys.stderr)
+        return out
+
+    def _check(self, pass_: str, operands: Operands) -> None:
+        """Raise for an operand that is missing, not wanted, or of another type, dtype or shape."""
+        shapes = self._shapes[pass_]
+        for name, array in zip(OPERANDS, operands, strict=True):
+            if name in shapes:
+                if array is not None or name != "bias":
+                    check_array(name, array, *shapes[name])
+            elif array is not None:
+                raise ValueError(f"the {pass_} pass of {self.problem} takes no {name}")
+
+
+def check_indices(indices: Any, problem: Problem) -> None:
+    """Raise unless ``indices`` are int64, of the output's shape, and inside the input's planes."""
+    check_array("indices", indices, problem.output_shape, "int64")
+    plane = prod(problem.input)
+    if indices.size and (indices.min() < 0 or indices.max() >= plane):
+        raise ValueError(
+            f"indices must lie in [0, {plane}), the input's plane of {problem.input}; "
+            f"got values from {indices.min()} to {indices.max()}"
+        )
+
+
+def plan(
+    problem: Problem | str,
+    *,
+    passes: Sequence[str] = ("forward",),
+    algorithm: str = "auto",
+    backend: str = "auto",
+    tolerance: float | None = None,
+) -> Plan:
+    """Choose algorithms for a problem once, to call them many times.
+
+    Parameters
+    ----------
+    problem
+        A problem, its string (``"n1c64k64i56x56f3x3p1"``) or a layer's name (``"resnet50:conv2_x"``).
+    passes
+        Which of "forward", "grad_input", "grad_weight" will be called.
+    algorithm, backend
+        Names, or "auto" for the least modelled cost (with prepared weights) within ``tolerance``.
+    tolerance
+        Largest admitted error, norm(y - exact) / norm(exact) on standard-normal data; None is 1e-5 for float32 and
+        1e-13 for float64.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument is none of the above.
+    UnsupportedProblem
+        The algorithm or backend named does not do this problem; the message says why.
+
+    Examples
+    --------
+    >>> import numpy as np, convforge as cf
+    >>> p = cf.plan("n1c64k64i56x56f3x3p1")
+    >>> weight = p.prepare_weight(np.ones(p.problem.weight_shape, np.float32))
+    >>> p(np.ones(p.problem.input_shape, np.float32), weight).shape
+    (1, 64, 56, 56)
+    """
+    problem = registry.as_problem(problem)
+    registry.check_choice(algorithm, backend, tolerance)
+    if isinstance(passes, str) or not isinstance(passes, Sequence):
+        raise TypeError(f'passes must be a sequence of pass names such as ("forward",), got {passes!r}')
+    if not passes:
+        raise ValueError(f"passes must name at least one of {', '.join(problem.passes)}, got {passes!r}")
+    for each in passes:
+        registry.check_pass(problem, each)
+    return Plan(problem, tuple(dict.fromkeys(passes)), algorithm, backend, tolerance)
+
+
+class PlanCache:
+    """The plans behind the functions: least recently used ones go when their workspaces exceed ``limit`` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._plans: OrderedDict[Hashable, tuple[Plan, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    def get(self, key: Hashable, make: Callable[[], Plan]) -> Plan:
+        """The plan under ``key``, made if it is missing. Keys must carry the types of their parts."""
+        with self._lock:
+            entry = self._plans.get(key)
+            if entry is not None:
+                self._plans.move_to_end(key)
+                return entry[0]
+        made = make()
+        with self._lock:
+            if key not in self._plans:
+                # a plan's own tables weigh some kilobytes
+                size = made.workspace_bytes + 8192
+                self._plans[key] = (made, size)
+                self._bytes += size
+                while self._bytes > self._limit and len(self._plans) > 1:
+                    self._bytes -= self._plans.popitem(last=False)[1][1]
+        return made
+
+    def clear(self) -> None:
+        """Forget every plan."""
+        with self._lock:
+            self._plans.clear()
+            self._bytes = 0
+
+
+cache = PlanCache(CACHE_BYTES)
+
+
+def cached_plan(
+    problem: Problem, pass_: str, algorithm: str = "auto", backend: str = "auto", tolerance: float | None = None
+) -> Plan:
+    """The plan of one functional call."""
+    key = (problem, pass_, algorithm, backend, tolerance, type(tolerance))  # True == 1.0 to a dict
+
+    def make() -> Plan:
+        registry.check_choice(algorithm, backend, tolerance)
+        return Plan(problem, (pass_,), algorithm, backend, tolerance, "functional")
+
+    try:
+        return cache.get(key, make)
+    except TypeError:
+        registry.check_choice(algorithm, backend, tolerance)
+        raise
+
+
+_warned = threading.Event()
+
+
+def _warn_slow(problem: Problem) -> None:
+    if not _warned.is_set():
+        _warned.set()
+        warnings.warn(
+            f"no fast kernel does {problem}: the slow NumPy reference is used (convforge.algorithms({str(problem)!r}) "
+            "says why; this is said once)",
+            PerformanceWarning,
+            stacklevel=5,
+        )

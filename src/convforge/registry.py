@@ -1,0 +1,213 @@
+"""The one list of algorithms, and the chooser that picks from it.
+
+Dispatch, ``compare``, the tests and the benchmarks all read :data:`ALGORITHMS`. Its order only breaks ties; the
+reference is last, so that every valid problem has an answer.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+
+import numpy as np
+
+from convforge.algorithms import reference
+from convforge.algorithms.policy import Policy
+from convforge.errors import UnsupportedProblem
+from convforge.operands import operand_shapes
+from convforge.problem import Problem
+from convforge.runtime.executor import Executor
+from convforge.runtime.machine import machine
+
+#: Error that ``auto`` admits where no tolerance is given, by dtype: norm(y - exact) / norm(exact).
+DEFAULT_TOLERANCE = {"float32": 1e-5, "float64": 1e-13}
+
+_COMPILED_BACKENDS = ("cython", "numba")
+BACKENDS = ("numpy", "numba", "cython")
+
+
+@cache
+def backend_missing(backend: str) -> str | None:
+    """Why a backend cannot be used here, or None. It imports the backend."""
+    if backend == "numpy":
+        return None
+    reason: str | None = importlib.import_module(f"convforge.kernels.{backend}").available()
+    return reason
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One algorithm of one backend: its policy, bound to where its kernels are found."""
+
+    policy: Policy
+    backend: str
+
+    @property
+    def name(self) -> str:
+        """The user's word for the algorithm."""
+        return self.policy.name
+
+    def refuses(self, problem: Problem, pass_: str) -> str | None:
+        """Why it does not do this pass of this problem, or None."""
+        if pass_ not in self.policy.passes:
+            return f"{self.name} has no {pass_} pass"
+        return self.policy.refuses(problem, pass_) or backend_missing(self.backend)
+
+    def error(self, problem: Problem, pass_: str) -> float:
+        """The relative error that it promises on standard-normal data, before bias."""
+        return self.policy.error(problem, pass_)
+
+    def cost(self, problem: Problem, pass_: str, mode: str) -> float:
+        """Modelled seconds on one thread of this machine; ``mode`` is "functional" or "prepared"."""
+        return self.policy.cost(problem, pass_, mode, machine())
+
+    def executor(self, problem: Problem, pass_: str) -> Executor | reference.ReferenceExecutor:
+        """What runs this pass of this problem."""
+        if self.backend == "numpy" or problem.n == 0:  # kernels need not know of empty batches
+            return reference.ReferenceExecutor(problem, pass_)
+        here = machine()
+        program = self.policy.program(problem, pass_, here.tile(problem.dtype), here)
+        return Executor(program, operand_shapes(problem, pass_), _lookup(self.backend), problem.flops(pass_))
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.backend}"
+
+
+@cache
+def _lookup(backend: str) -> Callable[[str, str], int]:
+    lookup: Callable[[str, str], int] = importlib.import_module(f"convforge.kernels.{backend}").lookup
+    return lookup
+
+
+_COMPILED = ()  # LEAD: temporary while the policies are being written
+for _name in ("winograd", "depthwise", "im2col", "direct", "pooling"):
+    try:
+        _COMPILED += importlib.import_module(f"convforge.algorithms.{_name}").POLICIES
+    except (ImportError, AttributeError) as _error:
+        pass
+ALGORITHMS: tuple[Algorithm, ...] = (
+    *(Algorithm(policy, backend) for policy, backend in product(_COMPILED, _COMPILED_BACKENDS)),
+    *(Algorithm(policy, "numpy") for policy in reference.POLICIES),
+)
+
+
+def algorithm_names() -> tuple[str, ...]:
+    """Every word that ``algorithm=`` takes."""
+    names = dict.fromkeys(algorithm.name for algorithm in ALGORITHMS)
+    families = dict.fromkeys(name.partition("_")[0] for name in names if "_" in name)
+    return ("auto", *families, *names)
+
+
+def algorithms(problem: Problem | str, pass_: str = "forward") -> list[tuple[str, str, str | None]]:
+    """Every registered algorithm with its answer to one pass of a problem.
+
+    Parameters
+    ----------
+    problem
+        A problem or its string.
+    pass_
+        "forward", "grad_input" or "grad_weight".
+
+    Returns
+    -------
+    list of (algorithm, backend, reason)
+        ``reason`` is None where it does the problem, else why it refuses.
+
+    Raises
+    ------
+    ValueError
+        The string is no problem, or a problem of this kind has no such pass.
+    """
+    problem = as_problem(problem)
+    check_pass(problem, pass_)
+    return [(each.name, each.backend, each.refuses(problem, pass_)) for each in ALGORITHMS]
+
+
+def as_problem(problem: Problem | str) -> Problem:
+    """A problem as it is, or parsed from its string or a layer's name such as ``resnet50:conv2_x``."""
+    if isinstance(problem, str):
+        from convforge.models import layer, suites
+        from convforge.problem import parse
+
+        return layer(problem) if problem.partition(":")[0] in suites() else parse(problem)
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a ConvProblem, a PoolProblem or a string, got {type(problem).__name__}")
+    return problem
+
+
+def check_pass(problem: Problem, pass_: str) -> None:
+    """Raise ValueError unless problems of this kind have the pass."""
+    if pass_ not in problem.passes:
+        raise ValueError(f"pass must be one of {', '.join(problem.passes)} for {problem}, got {pass_!r}")
+
+
+def check_choice(algorithm: str, backend: str, tolerance: float | None) -> None:
+    """Raise where a choice names no algorithm or backend, or its tolerance is no positive number."""
+    for label, value, allowed in (
+        ("algorithm", algorithm, algorithm_names()),
+        ("backend", backend, ("auto", *BACKENDS)),
+    ):
+        if not isinstance(value, str):
+            raise TypeError(f"{label} must be a string, got {value!r} of type {type(value).__name__}")
+        if value not in allowed:
+            raise ValueError(f"{label} must be one of {', '.join(allowed)}, got {value!r}")
+    if tolerance is None:
+        return
+    if isinstance(tolerance, (bool, np.bool_)) or not isinstance(tolerance, (int, float, np.integer, np.floating)):
+        raise TypeError(f"tolerance must be a number or None, got {tolerance!r} of type {type(tolerance).__name__}")
+    if not 0 < tolerance < float("inf"):
+        raise ValueError(f"tolerance must be a positive finite number, got {tolerance!r}")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One algorithm as the chooser saw it: refused for a reason, or with its modelled seconds."""
+
+    algorithm: Algorithm
+    reason: str | None
+    cost: float
+
+
+def candidates(
+    problem: Problem, pass_: str, algorithm: str = "auto", backend: str = "auto", tolerance: float | None = None,
+    mode: str = "functional",
+) -> list[Candidate]:  # fmt: skip
+    """Every algorithm that the choice names, in the list's order, with what speaks against it."""
+    limit = tolerance if tolerance is not None else DEFAULT_TOLERANCE[problem.dtype]
+    exact_name = any(each.name == algorithm for each in ALGORITHMS)
+    result = []
+    for each in ALGORITHMS:
+        if algorithm not in ("auto", each.name, each.name.partition("_")[0]) or backend not in ("auto", each.backend):
+            continue
+        reason = each.refuses(problem, pass_)
+        # a name outweighs the default tolerance, not one that was asked for
+        if reason is None and not (exact_name and tolerance is None) and each.name != "reference":
+            error = each.error(problem, pass_)
+            if error > limit:
+                reason = f"its modelled error {error:.1e} is above the tolerance {limit:.1e}"
+        result.append(Candidate(each, reason, each.cost(problem, pass_, mode) if reason is None else float("inf")))
+    return result
+
+
+def choose(
+    problem: Problem, pass_: str, algorithm: str = "auto", backend: str = "auto", tolerance: float | None = None,
+    mode: str = "functional",
+) -> Algorithm:  # fmt: skip
+    """The algorithm of least modelled cost among those that the choice names and that do the problem.
+
+    Raises
+    ------
+    UnsupportedProblem
+        All of those named refuse; the message says why.
+    """
+    named = candidates(problem, pass_, algorithm, backend, tolerance, mode)
+    able = [each for each in named if each.reason is None]
+    if not able:
+        reasons = "; ".join(f"{each.algorithm}: {each.reason}" for each in named) or "no such combination is registered"
+        raise UnsupportedProblem(
+            f"algorithm={algorithm!r} with backend={backend!r} does not do {pass_} of {problem}: {reasons}"
+        )
+    return min(able, key=lambda each: each.cost).algorithm

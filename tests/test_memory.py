@@ -1,0 +1,58 @@
+"""No kernel touches memory beyond its arrays: each operand ends, and then begins, at a page that cannot be touched."""
+
+import numpy as np
+import pytest
+
+import convforge as cf
+from convforge.registry import ALGORITHMS
+
+from . import calls
+from .guard import at_page_end, at_page_start
+
+COMPILED = [each for each in ALGORITHMS if each.name != "reference"]
+PROBLEMS = [
+    "n1c3k5i7x9f3x3p1", "n2c8k24i14x14f3x3p1", "n1c5k7i13x50f3x3p1", "n1c3k9i15x21f5x5s2p2", "n1c16k16i9x33f3x3p1g16",
+    "n1c4k4i17x35f5x5s2p2g4", "n2c7k50i5x5f1x1", "n1c6k8i16x16f3x3s2", "n1c2k3i40x3f3x1p1x0", "n1c4k8i12x14f3x3d2",
+    "n1c5k6i11x19f3x3p1:float64", "max:n2c3i17x35f3x3s2p1", "max:n1c3i8x9f2s1:indices", "avg:n2c3i17x35f3x3s2p1",
+    "avg:n1c5i7x7f7x7",
+]  # fmt: skip
+
+
+def _cases():
+    for text in PROBLEMS:
+        problem = cf.parse(text)
+        for algorithm in COMPILED:
+            for pass_ in problem.passes:
+                if algorithm.refuses(problem, pass_) is None:
+                    yield pytest.param(algorithm, problem, pass_, id=f"{algorithm}-{pass_}-{text}")
+
+
+@pytest.mark.parametrize("place", [at_page_end, at_page_start])
+@pytest.mark.parametrize(("algorithm", "problem", "pass_"), _cases())
+def test_no_access_beyond_the_arrays(algorithm, problem, pass_, place, rng):
+    arrays = {**calls.arrays_for(problem, rng), "bias": None}
+    expected = calls.run(algorithm, problem, pass_, arrays)
+    guarded = {name: None if array is None else place(array) for name, array in arrays.items()}
+    out = place(calls.poisoned_out(problem, pass_))
+    result = calls.run(algorithm, problem, pass_, guarded, out)
+    first, second = (r[0] if isinstance(r, tuple) else r for r in (result, expected))
+    assert first is out
+    np.testing.assert_array_equal(first, second)
+    for name, array in arrays.items():
+        if array is not None:
+            np.testing.assert_array_equal(guarded[name], array)
+
+
+@pytest.mark.parametrize(("algorithm", "problem", "pass_"), _cases())
+def test_a_strided_out_is_written_only_where_it_is(algorithm, problem, pass_, rng):
+    arrays = {**calls.arrays_for(problem, rng), "bias": None}
+    expected = calls.run(algorithm, problem, pass_, arrays)
+    shape = calls.result_shape(problem, pass_)
+    canvas = np.full((*shape[:-2], shape[-2] + 4, shape[-1] + 6), 7.0, problem.dtype)
+    window = canvas[..., 2:-2, 3:-3]
+    window[...] = np.nan
+    result = calls.run(algorithm, problem, pass_, arrays, window)
+    first, second = (r[0] if isinstance(r, tuple) else r for r in (result, expected))
+    np.testing.assert_array_equal(first, second)
+    window[...] = 7.0
+    assert (canvas == 7.0).all()
