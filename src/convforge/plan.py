@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from convforge.runtime.executor import OPERANDS, Operands
 #: Bytes of workspaces that the plans behind the functions may keep.
 CACHE_BYTES = 256 * 2**20
 
+_OUT = OPERANDS.index("out")
 _verbose = os.environ.get("CONVFORGE_VERBOSE", "0") not in ("", "0")
 
 
@@ -72,6 +73,7 @@ class Plan:
         self._chosen = {p: registry.choose(problem, p, algorithm, backend, tolerance, mode) for p in passes}
         self._executors = {p: chosen.executor(problem, p) for p, chosen in self._chosen.items()}
         self._shapes = {p: operand_shapes(problem, p) for p in passes}
+        self._results = {p: shapes["out"] for p, shapes in self._shapes.items()}
         # what the packed layout depends on: a policy packs for a tile alike in every backend
         packers = ((p, each.name, each.backend == "numpy") for p, each in self._chosen.items())
         self._weight_key = (problem, registry.machine().isa, *packers)
@@ -162,6 +164,8 @@ class Plan:
         indices = None
         if "indices" in self._shapes.get("forward", ()):
             indices = np.empty(self.problem.output_shape, np.int64)
+        if out is None:
+            out = self._result("forward")
         result = self._run("forward", (x, weight, bias, out, None, indices), packed)
         return result if indices is None else (result, indices)
 
@@ -196,6 +200,8 @@ class Plan:
             weight, packed = self._unpack("grad_input", weight)
         if indices is not None and "indices" in self._shapes.get("grad_input", ()):
             check_indices(indices, self.problem)
+        if out is None:
+            out = self._result("grad_input")
         return self._run("grad_input", (None, weight, None, out, grad_output, indices), packed)
 
     def grad_weight(self, x: np.ndarray, grad_output: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -213,6 +219,8 @@ class Plan:
         TypeError, ValueError
             An array is of another dtype or shape than the problem's; ``out`` overlaps an input; a pool has no weight.
         """
+        if out is None:
+            out = self._result("grad_weight")
         return self._run("grad_weight", (x, None, None, out, grad_output, None), None)
 
     def _unpack(self, pass_: str, weight: PreparedWeight) -> tuple[np.ndarray, np.ndarray]:
@@ -222,36 +230,36 @@ class Plan:
             )
         return weight.weight, weight.packed[pass_]
 
+    def _result(self, pass_: str) -> np.ndarray:
+        """An uninitialised array for the result of a pass."""
+        if pass_ not in self._results:
+            self._no_pass(pass_)
+        return np.empty(*self._results[pass_])
+
+    def _no_pass(self, pass_: str) -> NoReturn:
+        registry.check_pass(self.problem, pass_)
+        raise ValueError(f"this plan has no {pass_} pass: it was made with passes={self.passes}")
+
     def _run(self, pass_: str, operands: Operands, packed: np.ndarray | None) -> np.ndarray:
         """One pass: straight to the kernels where every array is plain, else through checks and copies."""
-        executor = self._executors.get(pass_)
-        if executor is None:
-            registry.check_pass(self.problem, pass_)
-            raise ValueError(f"this plan has no {pass_} pass: it was made with passes={self.passes}")
-        x, weight, bias, out, grad_output, indices = operands
-        shape, dtype = self._shapes[pass_]["out"]
-        if out is None:
-            out = np.empty(shape, dtype)
-            operands = (x, weight, bias, out, grad_output, indices)
-        else:
-            check_output(out, shape, dtype, {"x": x, "weight": weight, "bias": bias, "grad_output": grad_output})
-        call: Callable[[Operands, np.ndarray | None], None]
-        if executor.plain(operands):
-            call = executor
-        else:
+        if pass_ not in self._executors:
+            self._no_pass(pass_)
+        executor = self._executors[pass_]
+        call: Callable[[Operands, np.ndarray | None], None] = executor
+        if not executor.plain(operands):
             self._check(pass_, operands)
             call = executor.call_with_copies
         if not _verbose:
             call(operands, packed)
-            return out
+            return operands[_OUT]
         begin = time.perf_counter()
         call(operands, packed)
         seconds = time.perf_counter() - begin
         print(f"convforge: {self.problem} {pass_} {self._chosen[pass_]} {seconds * 1e6:.1f} µs", file=sys.stderr)
-        return out
+        return operands[_OUT]
 
     def _check(self, pass_: str, operands: Operands) -> None:
-        """Raise for an operand that is missing, not wanted, or of another type, dtype or shape."""
+        """Raise for an operand that is missing, not wanted, or of another type, dtype or shape, and for a bad ``out``."""
         shapes = self._shapes[pass_]
         for name, array in zip(OPERANDS, operands, strict=True):
             if name in shapes:
@@ -259,6 +267,8 @@ class Plan:
                     check_array(name, array, *shapes[name])
             elif array is not None:
                 raise ValueError(f"the {pass_} pass of {self.problem} takes no {name}")
+        inputs = {name: array for name, array in zip(OPERANDS, operands, strict=True) if name != "out"}
+        check_output(operands[_OUT], *shapes["out"], inputs)
 
 
 def check_indices(indices: Any, problem: Problem) -> None:
@@ -365,19 +375,28 @@ cache = PlanCache(CACHE_BYTES)
 
 
 def cached_plan(
-    problem: Problem, pass_: str, algorithm: str = "auto", backend: str = "auto", tolerance: float | None = None
+    key: Hashable,
+    problem: Callable[[], Problem],
+    pass_: str,
+    algorithm: str = "auto",
+    backend: str = "auto",
+    tolerance: float | None = None,
 ) -> Plan:
-    """The plan of one functional call."""
-    key = (problem, pass_, algorithm, backend, tolerance, type(tolerance))  # True == 1.0 to a dict
+    """The plan of one functional call.
+
+    ``key`` stands for the problem and carries its types; None where the call's arguments are too complicated for that:
+    then the problem itself is the key.
+    """
 
     def make() -> Plan:
         registry.check_choice(algorithm, backend, tolerance)
-        return Plan(problem, (pass_,), algorithm, backend, tolerance, "functional")
+        return Plan(problem(), (pass_,), algorithm, backend, tolerance, "functional")
 
+    choice = (key or problem(), pass_, algorithm, backend, tolerance, type(tolerance))  # True == 1.0 to a dict
     try:
-        return cache.get(key, make)
+        return cache.get(choice, make)
     except TypeError:
-        registry.check_choice(algorithm, backend, tolerance)
+        registry.check_choice(algorithm, backend, tolerance)  # says which argument could not be hashed
         raise
 
 

@@ -34,8 +34,13 @@ if TYPE_CHECKING:
 _LEAST_ITEMS = 16
 #: Fewest blocks of output channels that share one lowered panel: lowering a row costs about as much as two blocks.
 _LEAST_BLOCKS = 8
-#: Rows of the weight gradient's tile of dot products, and the most columns it has (kernels/cython/vectors.h).
-_DOT_ROWS, _DOT_COLUMNS = 6, 4
+#: Most pixels and rows of lowered input that the weight gradient takes at a time: with fewer, the sums over a tile's
+#: lanes, and reading grad_output anew for each block of rows, take more than a tenth of the time.
+_MOST_PIXELS = 1024
+_MOST_COLUMNS = 144
+_LEAST_COLUMNS = 12
+#: Rows of grad_output that a tile of dot products has at most.
+_DOT_ROWS = 6
 _RUN_BYTES = 32
 _ALIGNMENT = 64
 
@@ -108,8 +113,9 @@ def _splits(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
 def _grad_weight(p: ConvProblem, tile: Tile, machine: Machine) -> Program:
     c, k, taps = p.c // p.groups, p.k // p.groups, p.c // p.groups * prod(p.kernel)
     pixels = prod(p.output)
-    panel = _round_up_to(min(_PANEL, pixels), tile.lanes)
-    columns = min(taps, _COLUMNS)
+    panel = _round_up_to(_blocks(pixels, _blocks(pixels, _MOST_PIXELS)), tile.lanes)
+    fitting = min(_MOST_COLUMNS, machine.l2 * 3 // 8 // (panel * p.itemsize))
+    columns = min(taps, max(_LEAST_COLUMNS, fitting - fitting % _LEAST_COLUMNS))
     pairs = p.n * _blocks(pixels, panel)
     items = p.groups * _blocks(taps, columns)
     parts = min(pairs, _blocks(_LEAST_ITEMS, items))
@@ -125,12 +131,8 @@ def _grad_weight(p: ConvProblem, tile: Tile, machine: Machine) -> Program:
         stages=(stage, sum_parts(p, parts)),
         workspace_bytes=parts * p.weight_bytes,
         scratch_bytes=panel * _RUN_BYTES + reals * p.itemsize,
+        contiguous=frozenset({"out"}),
     )
-
-
-import os
-_PANEL = int(os.environ.get('PANEL',512))
-_COLUMNS = int(os.environ.get('COLS',72))
 
 
 def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:

@@ -1,10 +1,14 @@
-"""Real pictures as arrays."""
+"""Real pictures as arrays, and filters on them as problems."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from convforge import filters
+from convforge.problem import ConvProblem
 
 _SAMPLE = "sample:"
 _SAMPLES = ("china", "flower")
@@ -56,3 +60,29 @@ def _sample(name: str) -> np.ndarray:
         raise ImportError("the samples come with scikit-learn: pip install 'convforge[image]'") from error
     pixels: np.ndarray = load_sample_image(f"{name}.jpg")
     return pixels
+
+
+@dataclass(frozen=True)
+class FilteredPicture:
+    """A filter on a picture, as a convolution of one channel."""
+
+    title: str
+    problem: ConvProblem
+    x: np.ndarray
+    weight: np.ndarray
+
+
+def filtered(picture: str, filter_name: str) -> FilteredPicture:
+    """The problem of filtering a picture to its own size.
+
+    Raises
+    ------
+    ImportError, OSError, ValueError
+        As :func:`load_grey` and :func:`convforge.filters.named`.
+    """
+    weight = filters.named(filter_name)
+    x = load_grey(picture)[None, None]
+    kernel = weight.shape[2:]
+    padding = tuple(((size - 1) // 2, size // 2) for size in kernel)
+    problem = ConvProblem(n=1, c=1, k=1, input=x.shape[2:], kernel=kernel, padding=padding)
+    return FilteredPicture(f"{filter_name} on {picture}", problem, x, weight)

@@ -32,6 +32,7 @@ def plot(comparisons: Sequence[Comparison], path: str) -> None:
     ValueError
         The suffix is of no such kind, or no row ran.
     """
+    check(path)
     figure_type = _figure_type()
     groups = [
         (comparison, [row for row in comparison.rows if row.pass_ == pass_ and row.status == "ok"])
@@ -46,11 +47,14 @@ def plot(comparisons: Sequence[Comparison], path: str) -> None:
     grid = figure.subplots(len(groups), 3, squeeze=False, height_ratios=heights, width_ratios=(2.2, 1, 1))
     for panels, (comparison, rows) in zip(grid, groups, strict=True):
         _draw(panels, comparison, rows)
-    supported = figure.canvas.get_supported_filetypes()
-    suffix = Path(path).suffix.lower().lstrip(".")
-    if suffix not in supported:
-        raise ValueError(f"a plot's file must end in one of {', '.join(sorted(supported))}, got {path!r}")
     figure.savefig(path, dpi=150)
+
+
+def check(path: str) -> None:
+    """Raise what :func:`plot` would raise about the library or the file's suffix."""
+    supported = _figure_type()().canvas.get_supported_filetypes()
+    if Path(path).suffix.lower().lstrip(".") not in supported:
+        raise ValueError(f"a plot's file must end in one of .{', .'.join(sorted(supported))}, got {path!r}")
 
 
 def _figure_type() -> type:

@@ -14,54 +14,51 @@ from rich.text import Text
 from convforge.bench import units
 from convforge.bench.comparison import Comparison, Row
 
-_NUMBERS = ("time", "GFLOP/s", "of peak", "of copy", "workspace", "error")
+_WIDE = 1000
 
 
 def render(comparison: Comparison) -> RenderableType:
-    """Heading, table and footnotes, for a rich console."""
-    return Group(
-        Text(_heading(comparison), style="bold"), _table(comparison.rows), Text(_footnotes(comparison), style="dim")
-    )
+    """Heading, table, refusals and footnotes, for a rich console; 80 columns hold the table."""
+    ran = [row for row in comparison.rows if row.status != "refused"]
+    parts: list[RenderableType] = [Text(_heading(comparison), style="bold")]
+    if ran:
+        parts.append(_table(ran))
+    parts += [
+        Text(f"{row.status}: {row.pass_} {row.algorithm}/{row.backend}: {row.reason}", style="red")
+        for row in ran
+        if row.reason
+    ]
+    parts += [Text(line, style="dim") for line in _refusals(comparison.rows)]
+    parts.append(Text(_footnotes(comparison), style="dim"))
+    return Group(*parts)
 
 
 def plain(comparison: Comparison) -> str:
-    """The same without colours, as wide as it needs to be."""
-    console = Console(file=StringIO(), width=1000, color_system=None, legacy_windows=False)
-    console.print(render(comparison))
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines())
+    """The same without colours, lines as long as they need to be."""
+    file = StringIO()
+    Console(file=file, width=_WIDE, color_system=None, legacy_windows=False).print(render(comparison))
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("pass", "algorithm", "backend"):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for name in ("algorithm", "backend"):
         table.add_column(name, no_wrap=True)
-    for name in _NUMBERS:
+    for name in ("time", "GFLOP/s", "peak", "copy", "workspace", "error"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
+    table.add_column("", no_wrap=True)
     for pass_, of_pass in groupby(rows, key=lambda row: row.pass_):
-        lines = _merged(list(of_pass))
-        for index, (row, backends) in enumerate(lines):
-            table.add_row(
-                pass_ if index == 0 else "", row.algorithm, backends, *_numbers(row), _note(row),
-                style=_style(row), end_section=index == len(lines) - 1,
-            )  # fmt: skip
+        table.add_row(pass_, style="bold")
+        for row in of_pass:
+            note = "auto" if row.chosen else "" if row.status == "ok" else row.status
+            table.add_row(f"  {row.algorithm}", row.backend, *_numbers(row), note, style=_style(row))
     return table
-
-
-def _merged(rows: Sequence[Row]) -> list[tuple[Row, str]]:
-    """The rows of a pass with their backends; those that refuse for the same reason share a line."""
-    merged: dict[object, tuple[Row, list[str]]] = {}
-    for row in rows:
-        key = (row.algorithm, row.reason) if row.status == "refused" else (row.algorithm, row.backend)
-        merged.setdefault((row.status, key), (row, []))[1].append(row.backend)
-    return [(row, ", ".join(backends)) for row, backends in merged.values()]
 
 
 def _numbers(row: Row) -> list[str]:
     return [
         "" if row.seconds is None else units.seconds(row.seconds),
-        "" if row.flops is None else f"{row.flops / 1e9:.1f}",
+        "" if row.flops is None else units.three(row.flops / 1e9),
         "" if row.peak_share is None else f"{row.peak_share:.0%}",
         "" if row.copy_share is None else f"{row.copy_share:.0%}",
         "" if row.workspace_bytes is None else units.size(row.workspace_bytes),
@@ -69,33 +66,51 @@ def _numbers(row: Row) -> list[str]:
     ]
 
 
-def _note(row: Row) -> str:
-    notes = [f"{row.status}: {row.reason}"] if row.reason else []
-    return "; ".join((["auto"] if row.chosen else []) + notes)
-
-
 def _style(row: Row) -> str:
-    if row.status == "ok":
-        return "bold green" if row.chosen else ""
-    return "red" if row.status == "failed" else "dim"
+    if row.status == "failed":
+        return "red"
+    return "green" if row.chosen else ""
+
+
+def _refusals(rows: Sequence[Row]) -> list[str]:
+    """A line for each algorithm and reason, with the backends and passes that it concerns."""
+    passes = dict.fromkeys(row.pass_ for row in rows)
+    merged: dict[tuple[str, str | None], tuple[dict[str, None], dict[str, None]]] = {}
+    for row in rows:
+        if row.status == "refused":
+            backends, refused = merged.setdefault((row.algorithm, row.reason), ({}, {}))
+            backends[row.backend] = None
+            refused[row.pass_] = None
+    return [
+        f"refused: {'' if len(refused) == len(passes) else ', '.join(refused) + ' '}"
+        f"{algorithm} ({', '.join(backends)}): {reason}"
+        for (algorithm, reason), (backends, refused) in merged.items()
+    ]
 
 
 def _heading(comparison: Comparison) -> str:
-    named = comparison.problem if comparison.title == comparison.problem else f"{comparison.title}: {comparison.problem}"
+    named = comparison.problem
+    if comparison.title != named:
+        named = f"{comparison.title}  {named}"
     peak = comparison.peak_flops
     parts = [
-        f"{comparison.host['cpu']}, {comparison.host['isa']}",
+        f"{comparison.host['cpu']} ({comparison.host['isa']})",
         "1 thread" if comparison.threads == 1 else f"{comparison.threads} threads",
         f"peak {peak / 1e9:.0f} GFLOP/s {comparison.dtype}" if peak else "peak unknown: no compiled backend",
         f"copy {comparison.copy_bandwidth / 1e9:.1f} GB/s",
     ]
-    return f"{named}\n{' · '.join(parts)}"
+    return f"{named}\n{', '.join(parts)}"
 
 
 def _footnotes(comparison: Comparison) -> str:
-    scale = "‖exact‖ on standard-normal data" if comparison.error_scale == "exact" else "‖result on absolute values‖"
     weight = "weights prepared" if comparison.mode == "prepared" else "weights packed in every call"
+    if comparison.error_scale == "exact":
+        error = "norm(result - exact) / norm(exact) on standard-normal data"
+    else:
+        error = "norm(result - exact) / norm(exact result on absolute values)"
     return (
-        f"time: median of interleaved rounds, {weight}; GFLOP/s counts the direct sum's operations\n"
-        f"error: ‖result − exact‖ / {scale}; auto: what algorithm=\"auto\" takes at tolerance {comparison.tolerance:g}"
+        f"time: median of interleaved rounds, {weight}; GFLOP/s: operations of the direct sum\n"
+        "peak, copy: share of the measured multiply-add peak and copy bandwidth\n"
+        f"error: {error}\n"
+        f"auto: what algorithm=\"auto\" takes at tolerance {comparison.tolerance:g}"
     )

@@ -8,6 +8,7 @@ from convforge.arguments import conv_problem
 from convforge.arrays import check_array, check_types
 from convforge.ops.batch import add_batch, batched_out, batched_shape, unbatched
 from convforge.plan import cached_plan
+from convforge.problem import ConvProblem
 
 Size = int | tuple[int, ...]
 Padding = int | tuple[int, ...] | tuple[tuple[int, int], ...] | str
@@ -76,14 +77,22 @@ def conv2d(
     array([[[45., 54.],
             [81., 90.]]], dtype=float32)
     """
-    check_types(x=x, weight=weight)
-    images = add_batch("x", x, 2)
-    problem = conv_problem(
-        images.shape, weight.shape, x.dtype.name, stride, padding, dilation, groups, bias=bias is not None
-    )
-    plan = cached_plan(problem, "forward", algorithm, backend, tolerance)
-    single = images is not x
-    return unbatched(plan(images, weight, bias, out=batched_out(out, single)), single, out)
+    if type(x) is not np.ndarray or type(weight) is not np.ndarray:
+        check_types(x=x, weight=weight)
+    key = None
+    if type(stride) is type(padding) is type(dilation) is type(groups) is int:
+        key = (x.shape, weight.shape, x.dtype.num, bias is None, stride, padding, dilation, groups)
+
+    def problem() -> ConvProblem:
+        shape = add_batch("x", x, 2).shape
+        return conv_problem(
+            shape, weight.shape, x.dtype.name, stride, padding, dilation, groups, bias=bias is not None
+        )
+
+    plan = cached_plan(key, problem, "forward", algorithm, backend, tolerance)
+    if x.ndim == 4:
+        return plan(x, weight, bias, out=out)
+    return unbatched(plan(x[None], weight, bias, out=batched_out(out, True)), True, out)
 
 
 def conv2d_grad_input(
@@ -133,7 +142,7 @@ def conv2d_grad_input(
     single = len(input_shape) == 3
     check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
     gradient = grad_output[None] if single else grad_output
-    plan = cached_plan(problem, "grad_input", algorithm, backend, tolerance)
+    plan = cached_plan(problem, lambda: problem, "grad_input", algorithm, backend, tolerance)
     return unbatched(plan.grad_input(gradient, weight, out=batched_out(out, single)), single, out)
 
 
@@ -183,7 +192,7 @@ def conv2d_grad_weight(
     )
     single = images is not x
     check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
-    plan = cached_plan(problem, "grad_weight", algorithm, backend, tolerance)
+    plan = cached_plan(problem, lambda: problem, "grad_weight", algorithm, backend, tolerance)
     return plan.grad_weight(images, grad_output[None] if single else grad_output, out=out)
 
 
@@ -235,10 +244,10 @@ def conv2d_backward(
     gradient = grad_output[None] if single else grad_output
     grad_input = grad_weight = grad_bias = None
     if needs[0]:
-        plan = cached_plan(problem, "grad_input", algorithm, backend, tolerance)
+        plan = cached_plan(problem, lambda: problem, "grad_input", algorithm, backend, tolerance)
         grad_input = unbatched(plan.grad_input(gradient, weight), single)
     if needs[1]:
-        plan = cached_plan(problem, "grad_weight", algorithm, backend, tolerance)
+        plan = cached_plan(problem, lambda: problem, "grad_weight", algorithm, backend, tolerance)
         grad_weight = plan.grad_weight(images, gradient)
     if needs[2]:
         grad_bias = gradient.sum(axis=(0, 2, 3), dtype=np.float64).astype(problem.dtype)

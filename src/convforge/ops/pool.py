@@ -76,7 +76,7 @@ def max_pool2d(
         "max", images.shape, x.dtype.name, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode,
         indices=return_indices,
     )  # fmt: skip
-    result = cached_plan(problem, "forward", algorithm, backend)(images, out=batched_out(out, single))
+    result = cached_plan(problem, lambda: problem, "forward", algorithm, backend)(images, out=batched_out(out, single))
     if not return_indices:
         return unbatched(result, single, out)
     maxima, indices = result
@@ -128,7 +128,7 @@ def max_pool2d_backward(
     check_array("indices", indices, grad_output.shape, "int64")
     problem = _max_pool_between(shape, gradient.shape, grad_output.dtype.name)
     positions = indices[None] if single else indices
-    plan = cached_plan(problem, "grad_input", "auto", backend)
+    plan = cached_plan(problem, lambda: problem, "grad_input", "auto", backend)
     result = plan.grad_input(gradient, indices=positions, out=batched_out(out, single))
     return unbatched(result, single, out)
 
@@ -212,7 +212,7 @@ def avg_pool2d(
         "avg", images.shape, x.dtype.name, kernel_size, stride, padding, ceil_mode=ceil_mode,
         count_include_pad=count_include_pad, divisor_override=divisor_override,
     )  # fmt: skip
-    plan = cached_plan(problem, "forward", algorithm, backend)
+    plan = cached_plan(problem, lambda: problem, "forward", algorithm, backend)
     return unbatched(plan(images, out=batched_out(out, single)), single, out)
 
 
@@ -261,6 +261,6 @@ def avg_pool2d_backward(
         count_include_pad=count_include_pad, divisor_override=divisor_override, name="input_shape",
     )  # fmt: skip
     check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
-    plan = cached_plan(problem, "grad_input", algorithm, backend)
+    plan = cached_plan(problem, lambda: problem, "grad_input", algorithm, backend)
     gradient = grad_output[None] if single else grad_output
     return unbatched(plan.grad_input(gradient, out=batched_out(out, single)), single, out)

@@ -24,6 +24,7 @@ cdef enum:
     COEFFICIENTS = 5
     ARRAYS = 8
     BIAS = 2
+    OUT = 3
     WORKSPACE = 6
 
 ctypedef struct slot:
@@ -62,6 +63,19 @@ cdef bint is_plain(cnp.ndarray array, const expected_array *expected) noexcept:
         expected.layout == 0 or ndim == 0 or expected.shape[ndim - 1] == 1
         or cnp.PyArray_STRIDE(array, <int>ndim - 1) == itemsize
     )
+
+
+cdef void extent(cnp.ndarray array, int64_t *first, int64_t *last) noexcept:
+    """Addresses of the first byte of an array's memory and of the first one behind it."""
+    cdef int64_t axis, reach
+    first[0] = <int64_t>cnp.PyArray_DATA(array)
+    last[0] = first[0] + cnp.PyArray_ITEMSIZE(array)
+    for axis in range(cnp.PyArray_NDIM(array)):
+        reach = (cnp.PyArray_DIM(array, <int>axis) - 1) * cnp.PyArray_STRIDE(array, <int>axis)
+        if reach < 0:
+            first[0] += reach
+        else:
+            last[0] += reach
 
 
 cdef class Runner:
@@ -111,8 +125,17 @@ cdef class Runner:
         free(self.stages)
 
     def plain(self, tuple arrays):
-        """Whether each operand but an optional bias is there, of the program's shapes, and usable as it is."""
-        cdef int64_t i
+        """Whether the kernels can take the operands as they are.
+
+        Each but an optional bias must be there, of the program's shape, dtype and layout, and ``out`` must be
+        writeable and apart from the others.
+        """
+        cdef int64_t i, first, last
+        cdef int64_t out_first = 0, out_last = 0
+        out = <object>PyTuple_GET_ITEM(arrays, OUT)
+        if type(out) is not cnp.ndarray or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out):
+            return False
+        extent(<cnp.ndarray>out, &out_first, &out_last)
         for i in range(WORKSPACE):
             item = <object>PyTuple_GET_ITEM(arrays, i)
             if item is None:
@@ -121,6 +144,10 @@ cdef class Runner:
                 continue
             if type(item) is not cnp.ndarray or not is_plain(<cnp.ndarray>item, &self.expected[i]):
                 return False
+            if i != OUT:
+                extent(<cnp.ndarray>item, &first, &last)
+                if first < out_last and out_first < last:
+                    return False
         return True
 
     def run(self, tuple arrays, int64_t first, int64_t end, int64_t scratch, int64_t scratch_bytes, int threads):

@@ -93,8 +93,8 @@ def correlate(m: int, r: Correlation, dtype: str, tile: Tile, cut: Blocking) -> 
     u_bytes = _round_up(r.groups * _round_up(r.k, tile.rows) * r.c * area * itemsize, _ALIGNMENT)
     v_step = area * (r.c * vectors + _blocks(vectors, tile.vectors)) * lanes
     products = area * cut.k_block * vectors * lanes
-    # virtual rows, the halo's, a mask for each tile and a row of zeros
-    rows = ((m + 2) * (vectors * m + 2) + (2 * (m + 2) + 1) * vectors) * lanes + r.input[1]
+    # a table of vectors; virtual rows, the halo's, a mask for each tile and a row of zeros
+    rows = 16 * vectors + ((m + 2) * (vectors * m + 2) + (2 * (m + 2) + 1) * vectors) * lanes + r.input[1]
     args: dict[str, Slot | int] = {
         **input_fields(r), **output_fields(r), "u": buffer("packed", 0), "w": buffer("packed", u_bytes),
         "bias": bias_field(r), "v": buffer("workspace", 0), "n": r.n, "g": r.groups, "c": r.c, "k": r.k,

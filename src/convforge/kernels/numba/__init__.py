@@ -18,6 +18,11 @@ MODULES = {
     "fill_zero": "weights",
     "im2col_forward": "im2col",
     "im2col_grad_weight": "im2col",
+    **{
+        f"winograd_f{m}_{stage}": "winograd"
+        for m in (2, 4, 6)
+        for stage in ("weight", "forward", "input", "output")
+    },
 }
 
 

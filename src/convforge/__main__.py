@@ -1,0 +1,6 @@
+"""``python -m convforge``."""
+
+from convforge.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,451 @@
+"""Winograd F(m, 3) in two dimensions, stride 1, with tiles in the lanes.
+
+Tiles are numbered through image, tile row and tile column; a block is a run of tiles, of some vectors of lanes. The
+columns of a block's tile rows abut in *virtual rows*: tile t of the block has its first m columns at t * m, and its
+last two where the next tile of the same tile row begins. A block is split into panels of at most ``vectors`` vectors,
+the register tile's width. With alpha = m + 2 and xi = 0 .. alpha^2 - 1:
+
+    v[panel][xi][c][tiles]             transformed input; ``lanes`` idle elements after each xi spread it over cache sets
+    u[k block][xi][k / rows][c][rows]  transformed weight
+    p[panel][k][xi][tiles]             products, of one block of output channels
+
+The functions that are unrolled over m are generated source; their arithmetic comes from
+:mod:`convforge.algorithms.winograd.codegen`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from convforge.algorithms.winograd import codegen
+from convforge.algorithms.winograd.transforms import transforms
+from convforge.kernels import abi
+from convforge.kernels.numba.gemm import gemm_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from convforge.kernels.numba.translate import Factory, Inner, Target
+
+#: Channels whose weights are transformed at a time.
+_CHANNELS = 32
+
+
+def _define(name: str, lines: list[str], **names: Any) -> Callable[..., Any]:
+    """The function of ``lines``, generated source that refers to ``names``."""
+    exec("\n".join(lines), names)
+    function: Callable[..., Any] = names[name]
+    return function
+
+
+def _product(target: Target, m: int, which: str) -> Inner:
+    """A product by one of the matrices of F(m, 3): vectors in, a tuple of vectors out."""
+    source = codegen.python_source(which, codegen.straight(codegen.products(transforms(m, 3))[which]))
+    return target.jit(_define(which, [source], v=target.v))
+
+
+def _shuffles(target: Target, program: codegen.Shuffles, name: str) -> Inner:
+    indices = {f"i{number}": target.v.shuffle(step.indices) for number, step in enumerate(program.steps)}
+    return target.jit(_define(name, [codegen.python_source(name, program)], **indices))
+
+
+def _names(letter: str, count: int) -> str:
+    return ", ".join(f"{letter}{i}" for i in range(count))
+
+
+class _Blocks:
+    """What all the kernels know of blocks, for one m; ``f`` are the fields of their common argument list."""
+
+    def __init__(self, target: Target, m: int) -> None:
+        f = abi.fields(f"winograd_f{m}_forward")
+        lanes, per_panel = target.lanes, target.vectors
+
+        @target.jit
+        def block(args, number):  # type: ignore[no-untyped-def]
+            """(first tile, tiles, vectors, panels) of a block."""
+            tiles = args[f.n] * ((args[f.oh] + m - 1) // m) * ((args[f.ow] + m - 1) // m)
+            vectors = (tiles + lanes - 1) // lanes
+            begin, end = vectors * number // args[f.blocks], vectors * (number + 1) // args[f.blocks]
+            return begin * lanes, min(tiles, end * lanes) - begin * lanes, end - begin, (
+                end - begin + per_panel - 1
+            ) // per_panel
+
+        @target.jit
+        def panel_start(vectors, panels, panel):  # type: ignore[no-untyped-def]
+            """First vector of a panel."""
+            return vectors * panel // panels
+
+        @target.jit
+        def pitch(vectors):  # type: ignore[no-untyped-def]
+            """Length of a virtual row: the last store may reach beyond the last tile."""
+            return (vectors * m + 2) * lanes
+
+        self.f, self.block, self.panel_start, self.pitch = f, block, panel_start, pitch
+
+
+def _transform_input(target: Target, m: int, shape: _Blocks) -> Inner:
+    """Make ``transform_input(args, first, tiles, vectors, panels, g, begin, end, to, scratch)``: channels of a group."""
+    v, lanes = target.v, target.lanes
+    f, panel_start, pitch_of = shape.f, shape.panel_start, shape.pitch
+    alpha, area = m + 2, (m + 2) ** 2
+    last = v.shuffle(tuple(range(1, lanes + 1)))
+
+    @target.jit
+    def input_row(x, x_h, ih, row, zeros):  # type: ignore[no-untyped-def]
+        return v.advance(x, row * x_h) if 0 <= row and row < ih else zeros
+
+    lines = ["def run_rows(x, x_h, ih, iw, top, left, run, zeros, body, pitch):"]
+    lines += [f"    r{i} = v.advance(input_row(x, x_h, ih, top + {i}, zeros), left)" for i in range(alpha)]
+    lines += [f"    for q in range(0, run * {m} + 2, {lanes}):"]
+    lines += [f"        if left + q >= 0 and left + q + {lanes} <= iw:"]
+    lines += [f"            d{i} = v.load(r{i}, q)" for i in range(alpha)]
+    lines += ["        else:"]
+    lines += [f"            d{i} = v.load_window(v.advance(r{i}, q), -left - q, iw - left - q)" for i in range(alpha)]
+    lines += [f"        {_names('o', alpha)} = product({_names('d', alpha)})"]
+    lines += [f"        v.store(body, {i} * pitch + q, o{i})" for i in range(alpha)]
+    product = _product(target, m, "input")
+    run_rows = target.jit(_define("run_rows", lines, v=v, input_row=input_row, product=product))
+
+    @target.call
+    def rows(args, first, tiles, vectors, x, body, halo, zeros):  # type: ignore[no-untyped-def]
+        """B^T down the columns of a channel: virtual rows to body, what follows the last tile of a run to halo."""
+        th, tw = (args[f.oh] + m - 1) // m, (args[f.ow] + m - 1) // m
+        image, row, column = first // (th * tw), first // tw % th, first % tw
+        pitch = pitch_of(vectors)
+        done = 0
+        while done < tiles:
+            run = min(tw - column, tiles - done)
+            run_rows(
+                v.advance(x, image * args[f.x_n]), args[f.x_h], args[f.ih], args[f.iw], row * m - args[f.ph],
+                column * m - args[f.pw], run, zeros, v.advance(body, done * m), pitch,
+            )  # fmt: skip
+            done += run
+            for i in range(alpha):
+                for j in range(2):
+                    halo[(2 * i + j) * vectors * lanes + done - 1] = body[i * pitch + done * m + j]
+            column = 0
+            row += 1
+            if row == th:
+                row = 0
+                image += 1
+
+    body_vectors = [f"v.load(body, ((group + 1) * {m} + {j}) * {lanes})" for j in range(m)]
+    lines = ["def row_columns(vectors, body, halo, keep, targets):"]
+    lines += [f"    {_names('n', m)} = deinterleave({', '.join(f'v.load(body, {j * lanes})' for j in range(m))})"]
+    lines += ["    for group in range(vectors):"]
+    lines += [f"        {_names('d', m)} = {_names('n', m)}"]
+    lines += ["        if group + 1 < vectors:"]
+    lines += [f"            {_names('n', m)} = deinterleave({', '.join(body_vectors)})"]
+    lines += [f"        inside = v.load(keep, group * {lanes}) > v.zero()"]
+    for j in range(2):
+        others = f"v.load(halo, ({j} * vectors + group) * {lanes})"
+        lines += [f"        d{m + j} = v.select(inside, last(d{j}, n{j}), {others})"]
+    lines += [f"        {_names('o', alpha)} = product({_names('d', alpha)})"]
+    lines += ["        to, step = v.pointer(targets[2 * group]), targets[2 * group + 1]"]
+    lines += [f"        v.store(to, {j} * step, o{j})" for j in range(alpha)]
+    lines += [f"        targets[2 * group] += {alpha} * step * {v.itemsize}"]
+    deinterleave = _shuffles(target, codegen.deinterleave(m, lanes), "deinterleave")
+    row_columns = target.jit(
+        _define("row_columns", lines, v=v, last=last, product=product, deinterleave=deinterleave)
+    )
+
+    @target.call
+    def columns(args, vectors, panels, channel, body, halo, keep, to, targets):  # type: ignore[no-untyped-def]
+        """B^T along the virtual rows of a channel, tiles into lanes."""
+        for panel in range(panels):
+            start = panel_start(vectors, panels, panel)
+            width = panel_start(vectors, panels, panel + 1) - start
+            for group in range(start, start + width):
+                offset = area * (args[f.c] * start + panel) + width * channel + group - start
+                targets[2 * group] = to + offset * lanes * v.itemsize
+                targets[2 * group + 1] = (width * args[f.c] + 1) * lanes
+        pitch = pitch_of(vectors)
+        for _ in range(alpha):
+            row_columns(vectors, body, halo, keep, targets)
+            body = v.advance(body, pitch)
+            halo = v.advance(halo, 2 * vectors * lanes)
+
+    def transform_input(args, first, tiles, vectors, panels, g, begin, end, to, scratch):  # type: ignore[no-untyped-def]
+        tw = (args[f.ow] + m - 1) // m
+        targets = v.pointer_int64(scratch)
+        body = v.pointer(scratch + 16 * vectors)
+        halo = v.advance(body, alpha * pitch_of(vectors))
+        zeros = v.advance(halo, 2 * alpha * vectors * lanes)
+        keep = v.advance(zeros, args[f.iw])
+        # lanes past the last tile stay zero, not whatever was there: that could be slow to compute with
+        for i in range(alpha * pitch_of(vectors) + 2 * alpha * vectors * lanes + args[f.iw]):
+            body[i] = 0
+        for i in range(vectors * lanes):
+            keep[i] = 0 if (first + i) % tw == tw - 1 or i == tiles - 1 else 1
+        for channel in range(begin, end):
+            x = v.advance(v.pointer(args[f.x]), (g * args[f.c] + channel) * args[f.x_c])
+            rows(args, first, tiles, vectors, x, body, halo, zeros)
+            columns(args, vectors, panels, channel, body, halo, keep, to, targets)
+
+    return target.jit(transform_input)
+
+
+def _multiply(target: Target, m: int, shape: _Blocks) -> Inner:
+    """Make ``multiply(args, vectors, panels, g, first_k, x, products)``: for a block of output channels."""
+    v, lanes, tile_rows = target.v, target.lanes, target.rows
+    f, panel_start = shape.f, shape.panel_start
+    area = (m + 2) ** 2
+    gemm = gemm_rows(target)
+
+    def multiply(args, vectors, panels, g, first_k, x, products):  # type: ignore[no-untyped-def]
+        c, k = args[f.c], args[f.k]
+        padded_k = (k + tile_rows - 1) // tile_rows * tile_rows
+        rows = (min(args[f.k_block], k - first_k) + tile_rows - 1) // tile_rows
+        u = v.advance(v.pointer(args[f.u]), area * c * (g * padded_k + first_k))
+        for xi in range(area):
+            for panel in range(panels):
+                start = panel_start(vectors, panels, panel)
+                width = (panel_start(vectors, panels, panel + 1) - start) * lanes
+                columns = v.advance(x, area * (c * start + panel) * lanes + xi * (width * c + lanes))
+                to = v.advance(products, area * rows * tile_rows * start * lanes + xi * width)
+                for row in range(rows):
+                    gemm(
+                        c, v.advance(u, row * c * tile_rows), columns, width,
+                        v.advance(to, row * tile_rows * area * width), area * width, 0, tile_rows, width, False,
+                    )  # fmt: skip
+            u = v.advance(u, rows * c * tile_rows)
+
+    return target.jit(multiply)
+
+
+def _transform_output(target: Target, m: int, shape: _Blocks) -> Inner:
+    """Make ``transform_output(args, first, tiles, vectors, panels, g, first_k, products, rows)``: rows is scratch."""
+    v, lanes, tile_rows = target.v, target.lanes, target.rows
+    f, panel_start = shape.f, shape.panel_start
+    alpha, area = m + 2, (m + 2) ** 2
+
+    lines = ["def tiles_output(p, step, rows, pitch):"]
+    for j in range(alpha):
+        loads = [f"v.load(p, {i * alpha + j} * step)" for i in range(alpha)]
+        lines += [f"    {', '.join(f'h{i}_{j}' for i in range(m))} = product({', '.join(loads)})"]
+    lines += ["    total = v.zero()"]
+    for i in range(m):
+        lines += [f"    {_names('o', m)} = product({', '.join(f'h{i}_{j}' for j in range(alpha))})"]
+        lines += [f"    total = total + o{j}" for j in range(m)]
+        lines += [f"    {_names('o', m)} = interleave({_names('o', m)})"]
+        lines += [f"    v.store(rows, {i} * pitch + {j * lanes}, o{j})" for j in range(m)]
+    lines += ["    return total"]
+    product = _product(target, m, "output")
+    interleave = _shuffles(target, codegen.interleave(m, lanes), "interleave")
+    # A^T both ways on a vector of tiles: m virtual rows; the sum of all is NaN or infinite if any output is
+    tiles_output = target.call(_define("tiles_output", lines, v=v, product=product, interleave=interleave))
+
+    def exact(args, image, g, k, top, left):  # type: ignore[no-untyped-def]
+        """One output by the definition."""
+        w = v.advance(v.pointer(args[f.w]), (g * args[f.k] + k) * args[f.c] * 9)
+        x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + g * args[f.c] * args[f.x_c])
+        total = v.zero()
+        for _ in range(args[f.c]):
+            for i in range(3):
+                for j in range(3):
+                    if 0 <= top + i and top + i < args[f.ih] and 0 <= left + j and left + j < args[f.iw]:
+                        factor = v.broadcast(w[i * 3 + j])
+                        total = v.fma(v.broadcast(x[(top + i) * args[f.x_h] + left + j]), factor, total)
+            w = v.advance(w, 9)
+            x = v.advance(x, args[f.x_c])
+        return v.extract(total, 0)
+
+    exact = target.call(exact)
+
+    @target.call
+    def repair(args, image, g, k, top, left, height, width, rows, pitch):  # type: ignore[no-untyped-def]
+        """Outputs that are not finite, again by the definition: only those stay that the definition makes so."""
+        for i in range(height):
+            for j in range(width):
+                if rows[i * pitch + j] - rows[i * pitch + j] != 0:
+                    rows[i * pitch + j] = exact(args, image, g, k, top + i - args[f.ph], left + j - args[f.pw])
+
+    def transform_output(args, first, tiles, vectors, panels, g, first_k, products, rows):  # type: ignore[no-untyped-def]
+        th, tw = (args[f.oh] + m - 1) // m, (args[f.ow] + m - 1) // m
+        count = min(args[f.k_block], args[f.k] - first_k)
+        padded = (count + tile_rows - 1) // tile_rows * tile_rows
+        pitch = vectors * m * lanes
+        biases = v.pointer(args[f.bias])
+        for k in range(first_k, first_k + count):
+            total = v.zero()
+            for panel in range(panels):
+                start = panel_start(vectors, panels, panel)
+                width = panel_start(vectors, panels, panel + 1) - start
+                p = v.advance(products, area * (padded * start + (k - first_k) * width) * lanes)
+                for group in range(width):
+                    total = total + tiles_output(
+                        v.advance(p, group * lanes), width * lanes, v.advance(rows, (start + group) * m * lanes), pitch
+                    )
+            sum_ = v.sum(total)
+            shift = v.broadcast(biases[g * args[f.k] + k]) if args[f.bias] != 0 else v.zero()
+            image, row, column = first // (th * tw), first // tw % th, first % tw
+            done = 0
+            while done < tiles:
+                run = min(tw - column, tiles - done)
+                height = min(m, args[f.oh] - row * m)
+                columns = min(run * m, args[f.ow] - column * m)
+                if sum_ - sum_ != 0:
+                    repair(
+                        args, image, g, k, row * m, column * m, height, columns, v.advance(rows, done * m), pitch
+                    )  # fmt: skip
+                for i in range(height):
+                    source = v.advance(rows, i * pitch + done * m)
+                    out = v.advance(
+                        v.pointer(args[f.out]),
+                        image * args[f.out_n] + (g * args[f.k] + k) * args[f.out_k]
+                        + (row * m + i) * args[f.out_h] + column * m,
+                    )  # fmt: skip
+                    q = 0
+                    while q + lanes <= columns:
+                        v.store(out, q, v.load(source, q) + shift)
+                        q += lanes
+                    if q < columns:
+                        rest = v.load_partial(v.advance(source, q), columns - q) + shift
+                        v.store_partial(v.advance(out, q), rest, columns - q)
+                done += run
+                column = 0
+                row += 1
+                if row == th:
+                    row = 0
+                    image += 1
+
+    return target.jit(transform_output)
+
+
+def _forward(m: int, target: Target) -> Callable[..., None]:
+    """Everything for one block of tiles after another."""
+    v, lanes = target.v, target.lanes
+    area = (m + 2) ** 2
+    shape = _Blocks(target, m)
+    f, block = shape.f, shape.block
+    transform_input = _transform_input(target, m, shape)
+    multiply = _multiply(target, m, shape)
+    transform_output = _transform_output(target, m, shape)
+
+    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+        for item in range(begin, end):
+            g, number = item // args[f.blocks], item % args[f.blocks]
+            first, tiles, vectors, panels = block(args, number)
+            products = scratch + area * (args[f.c] * vectors + panels) * lanes * v.itemsize
+            rest = products + area * args[f.k_block] * vectors * lanes * v.itemsize
+            transform_input(args, first, tiles, vectors, panels, g, 0, args[f.c], scratch, rest)
+            for k in range(0, args[f.k], args[f.k_block]):
+                multiply(args, vectors, panels, g, k, v.pointer(scratch), v.pointer(products))
+                transform_output(
+                    args, first, tiles, vectors, panels, g, k, v.pointer(products), v.pointer(rest)
+                )  # fmt: skip
+
+    return kernel
+
+
+def _input(m: int, target: Target) -> Callable[..., None]:
+    """The first of two stages: some channels of a block."""
+    v = target.v
+    shape = _Blocks(target, m)
+    f, block = shape.f, shape.block
+    transform_input = _transform_input(target, m, shape)
+
+    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+        parts = (args[f.c] + args[f.c_block] - 1) // args[f.c_block]
+        for item in range(begin, end):
+            g, number, c = item // (args[f.blocks] * parts), item // parts % args[f.blocks], item % parts * args[f.c_block]
+            first, tiles, vectors, panels = block(args, number)
+            to = args[f.v] + (g * args[f.blocks] + number) * args[f.v_step] * v.itemsize
+            last = min(c + args[f.c_block], args[f.c])
+            transform_input(args, first, tiles, vectors, panels, g, c, last, to, scratch)
+
+    return kernel
+
+
+def _output(m: int, target: Target) -> Callable[..., None]:
+    """The second of two stages: some output channels of a block."""
+    v, lanes = target.v, target.lanes
+    area = (m + 2) ** 2
+    shape = _Blocks(target, m)
+    f, block = shape.f, shape.block
+    multiply = _multiply(target, m, shape)
+    transform_output = _transform_output(target, m, shape)
+
+    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+        parts = (args[f.k] + args[f.k_block] - 1) // args[f.k_block]
+        for item in range(begin, end):
+            g, number = item // (args[f.blocks] * parts), item % args[f.blocks]
+            k = item // args[f.blocks] % parts * args[f.k_block]
+            first, tiles, vectors, panels = block(args, number)
+            x = v.pointer(args[f.v] + (g * args[f.blocks] + number) * args[f.v_step] * v.itemsize)
+            rows = scratch + area * args[f.k_block] * vectors * lanes * v.itemsize
+            multiply(args, vectors, panels, g, k, x, v.pointer(scratch))
+            transform_output(args, first, tiles, vectors, panels, g, k, v.pointer(scratch), v.pointer(rows))
+
+    return kernel
+
+
+def _weight(m: int, target: Target) -> Callable[..., None]:
+    """G over the elements [c][rows] as they lie in u, whatever the lanes."""
+    v, lanes, tile_rows = target.v, target.lanes, target.rows
+    f = abi.fields(f"winograd_f{m}_weight")
+    alpha, area = m + 2, (m + 2) ** 2
+
+    lines = ["def tile(gathered, size, e, u, step):"]
+    for j in range(3):
+        loads = [f"v.load_partial(v.advance(gathered, {i * 3 + j} * size + e), size - e)" for i in range(3)]
+        lines += [f"    {', '.join(f'h{i}_{j}' for i in range(alpha))} = product({', '.join(loads)})"]
+    scales = codegen.scales(transforms(m, 3))
+    for i in range(alpha):
+        lines += [f"    {_names('o', alpha)} = product({', '.join(f'h{i}_{j}' for j in range(3))})"]
+        for j in range(alpha):
+            scaled = f"o{j} * v.broadcast({scales[i * alpha + j]!r})"
+            lines += [f"    v.store_partial(v.advance(u, {i * alpha + j} * step + e), {scaled}, size - e)"]
+    tile = target.call(_define("tile", lines, v=v, product=_product(target, m, "weight")))
+
+    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+        c_total, k_block = args[f.c], args[f.k_block]
+        blocks = (args[f.k] + tile_rows - 1) // tile_rows
+        gathered = v.pointer(scratch)
+        for item in range(begin, end):
+            g, first = item // blocks, item % blocks * tile_rows
+            block_start = first // k_block * k_block
+            in_block = (min(k_block, args[f.k] - block_start) + tile_rows - 1) // tile_rows
+            rows = min(args[f.k] - first, tile_rows)
+            for c in range(0, c_total, _CHANNELS):
+                channels = min(c_total - c, _CHANNELS)
+                size = channels * tile_rows
+                for row in range(tile_rows):
+                    raw = v.advance(v.pointer(args[f.raw]), ((g * args[f.k] + first + row) * c_total + c) * 9)
+                    offset = g * args[f.w_g] + (first + row) * args[f.w_k] + c * args[f.w_c]
+                    for channel in range(channels):
+                        w = v.advance(v.pointer(args[f.w]), offset + channel * args[f.w_c])
+                        for i in range(3):
+                            for j in range(3):
+                                to = (i * 3 + j) * size + channel * tile_rows + row
+                                if row < rows:
+                                    value = w[i * args[f.w_h] + j * args[f.w_w]]
+                                    raw[channel * 9 + i * 3 + j] = value
+                                    gathered[to] = value
+                                else:
+                                    gathered[to] = 0
+                u = v.advance(v.pointer(args[f.u]), area * c_total * (g * blocks * tile_rows + block_start))
+                u = v.advance(u, ((first - block_start) // tile_rows * c_total + c) * tile_rows)
+                for e in range(0, size, lanes):
+                    tile(gathered, size, e, u, in_block * c_total * tile_rows)
+
+    return kernel
+
+
+def _factories(make: Callable[[int, Target], Callable[..., None]], stage: str) -> tuple[Factory, ...]:
+    """The factory functions of one kind of kernel for F(2, 3), F(4, 3) and F(6, 3)."""
+
+    def factory(m: int) -> Factory:
+        def kernel(target: Target) -> Callable[..., None]:
+            return make(m, target)
+
+        kernel.__name__ = f"winograd_f{m}_{stage}"
+        return kernel
+
+    return factory(2), factory(4), factory(6)
+
+
+winograd_f2_weight, winograd_f4_weight, winograd_f6_weight = _factories(_weight, "weight")
+winograd_f2_forward, winograd_f4_forward, winograd_f6_forward = _factories(_forward, "forward")
+winograd_f2_input, winograd_f4_input, winograd_f6_input = _factories(_input, "input")
+winograd_f2_output, winograd_f4_output, winograd_f6_output = _factories(_output, "output")
