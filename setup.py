@@ -26,6 +26,7 @@ from setuptools.errors import CCompilerError, CompileError, ExecError, PlatformE
 
 SOURCE = Path("src/convforge")
 KERNELS = SOURCE / "kernels" / "cython"
+MACHINE = SOURCE / "runtime" / "machine.py"
 GENERATED = Path("build/generated")
 
 ISA_FLAGS = {
@@ -60,10 +61,11 @@ class BuildError(SetupError):
     """The extensions cannot be built here; says what to do."""
 
 
-class build_kernels(build_ext):
+class BuildKernels(build_ext):
     """build_ext that says what to do where there is no compiler."""
 
     def build_extensions(self) -> None:
+        """Build all of them, or raise a BuildError."""
         compiler = getattr(self.compiler, "compiler_so", None)
         if not compiler or shutil.which(compiler[0]) is None:
             raise BuildError(_advice(f"no C compiler was found ({compiler[0] if compiler else 'none'})"))
@@ -110,8 +112,12 @@ def _write_winograd() -> None:
 
 
 def _kernel_extensions(isas: list[str]) -> list[Extension]:
-    machine = runpy.run_path(str(SOURCE / "runtime" / "machine.py"))
-    depends = [str(path) for path in sorted([*KERNELS.glob("*.pxi"), *KERNELS.glob("*.h"), *GENERATED.glob("abi.*"), *GENERATED.glob("*.h")])]
+    machine = runpy.run_path(str(MACHINE))
+    # machine.py sets the tiles, this file the flags
+    depends = ["setup.py", str(MACHINE)]
+    depends += sorted(
+        str(path) for folder in (KERNELS, GENERATED) for path in folder.iterdir() if path.suffix in (".h", ".pxi")
+    )
     extensions = []
     for isa in isas:
         for dtype, itemsize in machine["DTYPES"].items():
@@ -135,6 +141,21 @@ def _kernel_extensions(isas: list[str]) -> list[Extension]:
     return extensions
 
 
+def _runner_extension() -> Extension:
+    import numpy
+
+    folder = SOURCE / "runtime"
+    return Extension(
+        "convforge.runtime._native",
+        [str(folder / "_native.pyx")],
+        include_dirs=[numpy.get_include(), str(folder)],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        extra_compile_args=[*FLAGS, "-fopenmp"],
+        extra_link_args=["-fopenmp"],
+        depends=["setup.py", *sorted(str(path) for path in folder.glob("*.h"))],
+    )
+
+
 def _extensions() -> list[Extension]:
     if os.environ.get("CONVFORGE_NO_EXTENSIONS") == "1":
         return []
@@ -142,7 +163,6 @@ def _extensions() -> list[Extension]:
     if not sys.platform.startswith("linux") or isas is None:
         print(f"convforge: no compiled kernels on {sys.platform} {platform.machine()}; Numba and NumPy are used")
         return []
-    import numpy
     from Cython.Build import cythonize
 
     wanted = [isa for isa in os.environ.get("CONVFORGE_BUILD_ISA", "").split(",") if isa] or list(isas)
@@ -150,20 +170,7 @@ def _extensions() -> list[Extension]:
         raise BuildError(f"CONVFORGE_BUILD_ISA is {','.join(wanted)!r}; here it may name {', '.join(isas)}")
     _write_abi()
     _write_winograd()
-    extensions = _kernel_extensions(wanted)
-    native = SOURCE / "runtime" / "_native.pyx"
-    if native.exists():
-        extensions.append(
-            Extension(
-                "convforge.runtime._native",
-                [str(native)],
-                include_dirs=[numpy.get_include(), str(native.parent)],
-                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-                extra_compile_args=[*FLAGS, "-fopenmp"],
-                extra_link_args=["-fopenmp"],
-                depends=[str(path) for path in sorted(native.parent.glob("*.h"))],
-            )
-        )
+    extensions = [*_kernel_extensions(wanted), _runner_extension()]
     return cythonize(
         extensions,
         build_dir="build/cython",
@@ -172,4 +179,4 @@ def _extensions() -> list[Extension]:
     )
 
 
-setup(ext_modules=_extensions(), cmdclass={"build_ext": build_kernels})
+setup(ext_modules=_extensions(), cmdclass={"build_ext": BuildKernels})

@@ -34,10 +34,10 @@ TOTALS = {
     ),
     "resnet50": (
         {"conv1": 1, "conv2_reduce_first": 1, "conv2_x": 3, "conv2_expand": 4, "conv2_reduce": 2,
-         "conv3_reduce_first": 1, "conv3_down": 1, "conv3_shortcut": 1, "conv3_reduce": 3, "conv3_x": 3, "conv3_expand": 4,
-         "conv4_reduce_first": 1, "conv4_down": 1, "conv4_shortcut": 1, "conv4_reduce": 5, "conv4_x": 5, "conv4_expand": 6,
-         "conv5_reduce_first": 1, "conv5_down": 1, "conv5_shortcut": 1, "conv5_reduce": 2, "conv5_x": 2,
-         "conv5_expand": 3},
+         "conv3_reduce_first": 1, "conv3_down": 1, "conv3_shortcut": 1, "conv3_reduce": 3, "conv3_x": 3,
+         "conv3_expand": 4, "conv4_reduce_first": 1, "conv4_down": 1, "conv4_shortcut": 1, "conv4_reduce": 5,
+         "conv4_x": 5, "conv4_expand": 6, "conv5_reduce_first": 1, "conv5_down": 1, "conv5_shortcut": 1,
+         "conv5_reduce": 2, "conv5_x": 2, "conv5_expand": 3},
         4.087e9,
     ),
     "mobilenetv2": (

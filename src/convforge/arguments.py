@@ -76,6 +76,8 @@ def conv_problem(
             f"{weight_name} of shape {weight_shape} takes {per_group} input channels (its axis 1) in each of "
             f"{groups} group(s), {per_group * groups} in all, but {x_name} of shape {x_shape} has {c}"
         )
+    if k % groups:
+        raise ValueError(f"groups must divide the {k} output channels of {weight_name}, got {groups}")
     strides = checks.per_axis("stride", stride, ndim, 1)
     dilations = checks.per_axis("dilation", dilation, ndim, 1)
     return ConvProblem(

@@ -21,6 +21,14 @@ def check_types(**arrays: Any) -> None:
         check_type(name, array)
 
 
+_NAMES = {np.dtype(name).char: name for name in ("float32", "float64")}
+
+
+def dtype_name(array: np.ndarray) -> str:
+    """Name of an array's dtype; NumPy's own takes a microsecond."""
+    return _NAMES.get(array.dtype.char) or array.dtype.name
+
+
 def check_array(name: str, array: Any, shape: tuple[int, ...], dtype: str) -> None:
     """Raise TypeError or ValueError unless ``array`` is a NumPy array of this shape and dtype (either byte order)."""
     check_type(name, array)

@@ -375,26 +375,17 @@ cache = PlanCache(CACHE_BYTES)
 
 
 def cached_plan(
-    key: Hashable,
-    problem: Callable[[], Problem],
-    pass_: str,
-    algorithm: str = "auto",
-    backend: str = "auto",
-    tolerance: float | None = None,
+    problem: Problem, pass_: str, algorithm: str = "auto", backend: str = "auto", tolerance: float | None = None
 ) -> Plan:
-    """The plan of one functional call.
-
-    ``key`` stands for the problem and carries its types; None where the call's arguments are too complicated for that:
-    then the problem itself is the key.
-    """
+    """The plan of one functional call."""
 
     def make() -> Plan:
         registry.check_choice(algorithm, backend, tolerance)
-        return Plan(problem(), (pass_,), algorithm, backend, tolerance, "functional")
+        return Plan(problem, (pass_,), algorithm, backend, tolerance, "functional")
 
-    choice = (key or problem(), pass_, algorithm, backend, tolerance, type(tolerance))  # True == 1.0 to a dict
+    key = (problem, pass_, algorithm, backend, tolerance, type(tolerance))  # True == 1.0 to a dict
     try:
-        return cache.get(choice, make)
+        return cache.get(key, make)
     except TypeError:
         registry.check_choice(algorithm, backend, tolerance)  # says which argument could not be hashed
         raise

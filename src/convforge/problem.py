@@ -247,7 +247,7 @@ class PoolProblem(_Sizes):
             count_include_pad=checks.flag("count_include_pad", self.count_include_pad),
             divisor_override=None if divisor is None else checks.integer("divisor_override", divisor, 1),
             dtype=checks.dtype_name(self.dtype),
-            indices=checks.flag("indices", self.indices),
+            indices=checks.flag("return_indices", self.indices),
         )
         self._check_kind()
         self._check_padding()

@@ -128,7 +128,7 @@ def _read_flags(text: str, kind: str, flags: list[str]) -> dict[str, Any]:
     for part in flags:
         match = _FLAG.fullmatch(part)
         if match is None:
-            raise failure(text, part, "a flag reads :name or :name=number")
+            raise failure(text, part or ":", "a flag reads :name or :name=number")
         if match[1] not in known:
             raise failure(text, part, f"a flag of {kind} is one of {', '.join(known)}")
         name, value = known[match[1]]

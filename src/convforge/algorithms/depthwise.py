@@ -33,6 +33,8 @@ _ALIGNMENT = 64
 _INDEX_BYTES = 8
 #: Output columns whose input is copied at a time, in vectors: the copy of a few rows stays in the L1 cache.
 _PANEL_VECTORS = 8
+# of outputs that the kernels sum up at a time, four rows of two
+_BLOCK_VECTORS = 8
 #: Rows of a block of outputs, a multiple of the kernels' four: the input rows at its edge are read again.
 _LEAST_ROWS = 16
 # enough items to share out among the cores of any machine, whatever their number
@@ -83,7 +85,7 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
         if r.taps == 0:
             stages.append(fill_zero(r))
             continue
-        tables = _tables(r) + _round_up(r.k * r.c * r.taps * itemsize)
+        tables = _tables(r) + _BLOCK_VECTORS * tile.lanes * itemsize + _round_up(r.k * r.c * r.taps * itemsize)
         columns, rows = _panel(r, tile, machine, itemsize, r.n * r.groups)
         stages.append(
             Stage(

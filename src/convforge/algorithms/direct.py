@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 _PASSES = ("forward", "grad_input", "grad_weight")
 _ALIGNMENT = 64
 _INDEX_BYTES = 8
-# entries of the kernels' tables: offset and flag, then two bounds for each segment
-_ENTRY_FIELDS = 2
 # enough items to share out among the cores of any machine, whatever their number
 _LEAST_ITEMS = 64
 
@@ -111,7 +109,7 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
             )
         )  # fmt: skip
         packed_bytes += _round_up(r.groups * blocks * block_bytes)
-        scratch_bytes = max(scratch_bytes, r.taps * (_ENTRY_FIELDS + 2 * tile.vectors) * _INDEX_BYTES)
+        scratch_bytes = max(scratch_bytes, _scratch_bytes(r.taps, tile, itemsize))
     return Program(
         dtype=problem.dtype,
         stages=stages,
@@ -144,7 +142,7 @@ def _grad_weight(p: ConvProblem, tile: Tile) -> Program:
         dtype=p.dtype,
         stages=(stage, sum_parts(p, parts)),
         workspace_bytes=parts * p.weight_bytes,
-        scratch_bytes=segments * (_ENTRY_FIELDS + 2 * tile.vectors) * _INDEX_BYTES,
+        scratch_bytes=_scratch_bytes(segments, tile, np.dtype(p.dtype).itemsize),
         contiguous=frozenset({"out"}),
     )
 
@@ -180,6 +178,12 @@ def fill_zero(r: Correlation) -> Stage:
         {**output_fields(r), "n": r.n, "channels": channels, "oh": r.output[0], "ow": r.output[1]},
         r.n * channels,
     )
+
+
+def _scratch_bytes(entries: int, tile: Tile, itemsize: int) -> int:
+    """The values of a tile, three numbers a vector, and a table: two numbers an entry, two more for each vector."""
+    indices = 3 * tile.vectors + entries * (2 + 2 * tile.vectors)
+    return tile.rows * tile.columns * itemsize + indices * _INDEX_BYTES
 
 
 def _tiles(r: Correlation, tile: Tile) -> int:

@@ -39,8 +39,11 @@ _LEAST_BLOCKS = 8
 _MOST_PIXELS = 1024
 _MOST_COLUMNS = 144
 _LEAST_COLUMNS = 12
-#: Rows of grad_output that a tile of dot products has at most.
+#: Largest tile of dot products: rows of grad_output, rows of lowered input.
 _DOT_ROWS = 6
+_DOT_COLUMNS = 4
+#: Bounds a chain of additions, and so the error, on every machine.
+_MOST_DEPTH = 1024
 _RUN_BYTES = 32
 _ALIGNMENT = 64
 
@@ -76,7 +79,7 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
                 r.groups * blocks,
             )
         )  # fmt: skip
-        depth, splits = _depth(r, tile, itemsize, machine), _splits(r, tile, itemsize, machine)
+        depth, splits = _depth(r, tile, itemsize, machine), _splits(r, tile)
         stages.append(
             Stage(
                 "im2col_forward",
@@ -99,11 +102,11 @@ def _depth(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
     The tile reads a panel from the second cache without loss; longer panels go through the output less often.
     """
     total = r.c * r.taps
-    most = max(1, machine.l1 * 3 // 2 // (tile.columns * itemsize))
+    most = max(1, min(_MOST_DEPTH, machine.l1 * 3 // 2 // (tile.columns * itemsize)))
     return _blocks(total, _blocks(total, most))
 
 
-def _splits(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
+def _splits(r: Correlation, tile: Tile) -> int:
     """Ranges of output channels, each of which lowers the input anew: as few as give enough items."""
     blocks = _blocks(r.k, tile.rows)
     wanted = _blocks(_LEAST_ITEMS, r.n * r.groups * _blocks(r.pixels, tile.columns))
@@ -136,13 +139,55 @@ def _grad_weight(p: ConvProblem, tile: Tile, machine: Machine) -> Program:
 
 
 def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
+    """Whole tiles near the peak, the lowering, and the weights' way through memory, one after the other."""
     assert isinstance(problem, ConvProblem)
-    return problem.flops(pass_) / machine.peak(problem.dtype)
+    p, tile = problem, machine.tile(problem.dtype)
+    flops = 0.0
+    if pass_ == "grad_weight":
+        k, taps, pixels = p.k // p.groups, p.c // p.groups * prod(p.kernel), prod(p.output)
+        panels = _blocks(pixels, _MOST_PIXELS)
+        steps = panels * (_blocks(_blocks(pixels, panels), tile.lanes) + _REDUCTION_STEPS)
+        tiles = _round_up_to(k, _DOT_ROWS) * _round_up_to(taps, _DOT_COLUMNS)
+        flops += 2 * tile.lanes * p.n * p.groups * (tiles * steps + _RUN_FMAS * taps * _runs(p.output, tile))
+    else:
+        for r in correlations(p, pass_):
+            rows = _round_up_to(r.k, tile.rows) * _blocks(r.pixels, tile.lanes)
+            lowering = _RUN_FMAS * _splits(r, tile) * _runs(r.output, tile)
+            flops += 2 * tile.lanes * r.n * r.groups * r.c * r.taps * (rows + lowering)
+    memory = p.weight_bytes / machine.bandwidth
+    packing = p.weight_bytes * _PACK_SECONDS if mode == "functional" and pass_ != "grad_weight" else 0.0
+    return flops / (_EFFICIENCY * machine.peak(p.dtype)) + memory + packing + _CALL_SECONDS
+
+
+#: Measured: share of the peak that the tiles reach inside the kernels; what lowering one run of LANES pixels takes,
+#: in fused multiply-adds of a vector; what summing a tile of dot products over its lanes takes, in steps of the tile.
+_EFFICIENCY = 0.93
+_RUN_FMAS = 14
+_REDUCTION_STEPS = 8
+#: Seconds a byte of the weight takes to pack, and a call.
+_PACK_SECONDS = 1e-10
+_CALL_SECONDS = 2e-6
+
+
+def _runs(output: tuple[int, ...], tile: Tile) -> float:
+    """Runs that cover one channel of output pixels: rows are cut at panels and at lanes."""
+    return output[0] * _blocks(output[1], tile.lanes) + prod(output) / tile.columns
 
 
 def _error(problem: Problem, pass_: str) -> float:
+    """Rounding as a random walk along the longest chain of additions: measured 0.15 eps sqrt(length), a fifth stated.
+
+    A chain is a panel's depth, then the panels; for the weight gradient the pixels of a panel in at least two lanes.
+    """
     assert isinstance(problem, ConvProblem)
-    return float(np.finfo(problem.dtype).eps) * sqrt(problem.c)
+    p = problem
+    if pass_ == "grad_weight":
+        length = p.n * prod(p.output)
+        chain = min(length, _MOST_PIXELS) / 2 + length / _MOST_PIXELS
+    else:
+        length = (p.c if pass_ == "forward" else p.k) // p.groups * prod(p.kernel)
+        chain = min(length, _MOST_DEPTH) + length / _MOST_DEPTH
+    return float(np.finfo(p.dtype).eps) * (0.4 + 0.2 * sqrt(chain))
 
 
 def _blocks(count: int, size: int) -> int:

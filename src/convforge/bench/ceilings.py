@@ -6,21 +6,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from typing import TypeVar
 
 import numpy as np
 
 from convforge import registry
-from convforge.program import Program, Slot, Stage
-from convforge.runtime.executor import Executor, allocate
+from convforge.bench import bare
 from convforge.runtime.machine import machine
 
 #: Rounds of the register tile and repetitions of them in one call: about 8 ms, so that starting threads is no part.
 _DEPTH = 10_000
 _REPETITIONS = 256
 #: Bytes of each array of a copy, beyond any last level of cache that one program gets.
-_COPY_BYTES = 64 << 20
+_COPY_BYTES = 128 << 20
 
 _Part = TypeVar("_Part")
 
@@ -59,16 +57,15 @@ def fma_peak(dtype: str, backend: str, workers: int = 1) -> Ceiling:
         The backend is missing.
     """
     tile = machine().tile(dtype)
-    stage = Stage("peak", {"out": Slot("out", address=True), "depth": _DEPTH}, items=_REPETITIONS)
-    executor = Executor(Program(dtype, (stage,)), import_module(f"convforge.kernels.{backend}").lookup, flops=0)
-    vectors = tile.rows * tile.columns
-    registers = [allocate(vectors * np.dtype(dtype).itemsize).view(dtype) for _ in range(workers)]
+    elements = tile.rows * tile.columns
+    registers = [bare.aligned(elements, dtype) for _ in range(workers)]
+    calls = [bare.bind(backend, "peak", dtype, {"out": out, "depth": _DEPTH}, _REPETITIONS) for out in registers]
 
-    def one(out: np.ndarray) -> None:
-        out[...] = 0.5  # s = s / 2 + 1 / 2 goes to 1: no overflow, no denormal
-        executor({"out": out})
+    def one(index: int) -> None:
+        registers[index][...] = 0.5  # s = s / 2 + 1 / 2 goes to 1: no overflow, no denormal
+        calls[index]()
 
-    return Ceiling(_on_threads(one, registers), 2.0 * vectors * _DEPTH * _REPETITIONS * workers)
+    return Ceiling(_on_threads(one, list(range(workers))), 2.0 * elements * _DEPTH * _REPETITIONS * workers)
 
 
 def copy(workers: int = 1) -> Ceiling:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite
+from math import inf, isfinite, isnan
 
 import numpy as np
 
@@ -89,8 +89,7 @@ def compare(
     problem = registry.as_problem(problem)
     if problem.n == 0:
         raise ValueError(f"problem must have at least one image to be timed, got {problem}")
-    registry.check_choice("auto", "auto", tolerance)
-    _check_numbers(mode, rounds, budget)
+    check_settings(tolerance, mode, rounds, budget)
     pass_names = _names("passes", passes) or problem.passes
     for each in pass_names:
         registry.check_pass(problem, each)
@@ -106,10 +105,7 @@ def compare(
         rows: list[Row] = []
         peaks: list[float] = []
         for index, pass_ in enumerate(pass_names):
-
-            def tell_part(what: str, fraction: float, pass_: str = pass_, index: int = index) -> None:
-                tell(f"{pass_}: {what}", (index + fraction) / len(pass_names))
-
+            tell_part = _part(tell, f"{title} {pass_}", index, len(pass_names))
             tell_part("oracle", 0)
             found, peak = measure.run(Trial(problem, pass_, arrays, absolute=given), tell_part)
             rows += found
@@ -129,6 +125,17 @@ def compare(
         )
 
 
+def check_settings(tolerance: float | None, mode: str, rounds: int, budget: float) -> None:
+    """Raise TypeError or ValueError unless these are settings of :func:`compare`."""
+    registry.check_choice("auto", "auto", tolerance)
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise ValueError(f"rounds must be an int of at least 1, got {rounds!r}")
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget < inf:
+        raise ValueError(f"budget must be a positive finite number of seconds, got {budget!r}")
+
+
 def select(names: Sequence[str] = (), backends: Sequence[str] = ()) -> list[Algorithm]:
     """The registered algorithms of these names (or families) and backends; none named is all.
 
@@ -141,11 +148,10 @@ def select(names: Sequence[str] = (), backends: Sequence[str] = ()) -> list[Algo
         registry.check_choice(name, "auto", None)
     for backend in backends:
         registry.check_choice("auto", backend, None)
-    every = {"auto"}
     chosen = [
         each
         for each in registry.ALGORITHMS
-        if (not names or every & set(names) or {each.name, each.name.partition("_")[0]} & set(names))
+        if (not names or {"auto", each.name, each.name.partition("_")[0]} & set(names))
         and (not backends or {"auto", each.backend} & set(backends))
     ]
     if not chosen:
@@ -207,12 +213,17 @@ class _Measure:
                 low=each.low,
                 high=each.high,
                 rounds=each.rounds,
-                flops=operations / each.seconds,
+                flops_per_second=operations / each.seconds,
                 peak_share=None if peak is None else operations / each.seconds / peak,
                 copy_share=least_bytes / each.seconds / self.copy_bandwidth,
             )
             for (row, _), each in zip(timed, timings, strict=True)
         ], peak
+
+
+def _part(tell: Progress, what: str, index: int, count: int) -> Progress:
+    """What tells of one of ``count`` parts."""
+    return lambda step, fraction: tell(f"{what}: {step}", (index + fraction) / count)
 
 
 def _judged(row: Row, trial: Trial, entry: Entry, limit: float) -> Row:
@@ -223,7 +234,7 @@ def _judged(row: Row, trial: Trial, entry: Entry, limit: float) -> Row:
         return row
     if isfinite(error):
         return replace(row, status="failed", reason=f"its error {error:.1e} is beyond the {limit:.1e} that it states")
-    wrong = "it gives NaN, or left some of the output unwritten" if np.isnan(error) else "it gives infinity, or other indices than the oracle"
+    wrong = "NaN in the output, or left unwritten" if isnan(error) else "infinity, or other indices than the oracle's"
     return replace(row, status="failed", reason=wrong, error=None)
 
 
@@ -233,12 +244,3 @@ def _names(label: str, names: Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise TypeError(f"{label} must be a sequence of names or None, got {names!r}")
     return tuple(dict.fromkeys(names))
-
-
-def _check_numbers(mode: str, rounds: int, budget: float) -> None:
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"rounds must be an int of at least 1, got {rounds!r}")
-    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget < inf:
-        raise ValueError(f"budget must be a positive finite number of seconds, got {budget!r}")

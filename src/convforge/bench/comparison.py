@@ -26,10 +26,10 @@ class Row:
         Median and quartiles of one call.
     rounds
         Samples behind them.
-    flops
+    flops_per_second
         Operations of the direct sum per second: Winograd may pass the machine's peak.
     peak_share
-        ``flops`` as a share of the measured peak of multiply-adds; None where no compiled backend can measure it.
+        The same as a share of the measured peak of multiply-adds; None where no compiled backend can measure it.
     copy_share
         The least bytes that the pass moves, per second, as a share of the measured speed of copying.
     workspace_bytes
@@ -48,7 +48,7 @@ class Row:
     low: float | None = None
     high: float | None = None
     rounds: int = 0
-    flops: float | None = None
+    flops_per_second: float | None = None
     peak_share: float | None = None
     copy_share: float | None = None
     workspace_bytes: int | None = None

@@ -69,7 +69,7 @@ def _draw(panels: Sequence[Axes], comparison: Comparison, rows: Sequence[Row]) -
     speed, error, workspace = panels
     at = range(len(rows))
     colours = [_COLOURS.get(row.backend, "#5a8f5a") for row in rows]
-    bars = speed.barh(at, [(row.flops or 0) / 1e9 for row in rows], color=colours)
+    bars = speed.barh(at, [(row.flops_per_second or 0) / 1e9 for row in rows], color=colours)
     speed.bar_label(bars, [units.seconds(row.seconds or 0) for row in rows], padding=3, fontsize=7)
     if comparison.peak_flops:
         speed.axvline(comparison.peak_flops / 1e9, color="black", linewidth=1, linestyle="--", label="FMA peak")

@@ -17,7 +17,7 @@ from convforge.bench.comparison import Comparison, Row
 _WIDE = 1000
 
 
-def render(comparison: Comparison) -> RenderableType:
+def render(comparison: Comparison, *, footnotes: bool = True) -> RenderableType:
     """Heading, table, refusals and footnotes, for a rich console; 80 columns hold the table."""
     ran = [row for row in comparison.rows if row.status != "refused"]
     parts: list[RenderableType] = [Text(_heading(comparison), style="bold")]
@@ -29,19 +29,21 @@ def render(comparison: Comparison) -> RenderableType:
         if row.reason
     ]
     parts += [Text(line, style="dim") for line in _refusals(comparison.rows)]
-    parts.append(Text(_footnotes(comparison), style="dim"))
+    if footnotes:
+        parts += [Text(), Text(_footnotes(comparison), style="dim")]
     return Group(*parts)
 
 
-def plain(comparison: Comparison) -> str:
+def plain(comparison: Comparison, *, footnotes: bool = True) -> str:
     """The same without colours, lines as long as they need to be."""
     file = StringIO()
-    Console(file=file, width=_WIDE, color_system=None, legacy_windows=False).print(render(comparison))
+    console = Console(file=file, width=_WIDE, color_system=None, legacy_windows=False)
+    console.print(render(comparison, footnotes=footnotes))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("algorithm", "backend"):
         table.add_column(name, no_wrap=True)
     for name in ("time", "GFLOP/s", "peak", "copy", "workspace", "error"):
@@ -58,7 +60,7 @@ def _table(rows: Sequence[Row]) -> Table:
 def _numbers(row: Row) -> list[str]:
     return [
         "" if row.seconds is None else units.seconds(row.seconds),
-        "" if row.flops is None else units.three(row.flops / 1e9),
+        "" if row.flops_per_second is None else units.three(row.flops_per_second / 1e9),
         "" if row.peak_share is None else f"{row.peak_share:.0%}",
         "" if row.copy_share is None else f"{row.copy_share:.0%}",
         "" if row.workspace_bytes is None else units.size(row.workspace_bytes),

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convforge.cli.errors import BadInput, complaints
-from convforge.cli.files import OutputFile, write
+from convforge.cli.files import check_output, write
 from convforge.cli.progress import Progress
 
 if TYPE_CHECKING:
     from convforge.bench.comparison import Comparison
+    from convforge.problem import Problem
 
 
 @click.command()
@@ -34,11 +35,9 @@ if TYPE_CHECKING:
     "--budget", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True,
     help="Seconds of timing per pass, about.",
 )  # fmt: skip
-@click.option("--json", "json_path", type=OutputFile(dash=True), help="Write JSON; - is standard output.")
-@click.option("--plot", "plot_path", type=OutputFile(), help="Draw a picture, such as compare.png.")
-@click.pass_context
+@click.option("--json", "json_path", metavar="FILE", callback=check_output, help="Write JSON; - is standard output.")
+@click.option("--plot", "plot_path", metavar="FILE", callback=check_output, help="Draw a picture, such as compare.png.")
 def compare(
-    ctx: click.Context,
     problems: tuple[str, ...],
     image: str | None,
     filter_name: str | None,
@@ -46,7 +45,7 @@ def compare(
     plot_path: str | None,
     **settings: Any,
 ) -> None:
-    """Run every algorithm on a problem: its time, share of peak, memory and error, or why it refuses.
+    r"""Run every algorithm on a problem: its time, share of peak, memory and error, or why it refuses.
 
     PROBLEM is a string such as n1c64k64i56x56f3x3p1 (n images, c channels in, k channels out, i input size, f filter,
     p padding; also s stride, d dilation, g groups, :bias, :float64), a pool such as max:n1c64i112x112f3x3s2p1, or a
@@ -72,7 +71,7 @@ def compare(
         with Progress() as progress, complaints(MemoryError):
             found.append(job(progress=partial(_overall, progress, index, len(jobs))))
         if json_path != "-":
-            _show(found[-1], first=index == 0)
+            _show(found[-1], last=index == len(jobs) - 1)
     if json_path is not None:
         write(json_path, json.dumps({"comparisons": [each.as_dict() for each in found]}, indent=2, allow_nan=False))
     if plot_path is not None:
@@ -83,7 +82,7 @@ def compare(
     failed = sum(row.status == "failed" for each in found for row in each.rows)
     if failed:
         click.echo(f"{failed} failed: the error is beyond what the algorithm states", err=True)
-        ctx.exit(1)
+        raise click.exceptions.Exit(1)
 
 
 def _jobs(
@@ -91,16 +90,16 @@ def _jobs(
 ) -> list[partial[Comparison]]:
     """Comparisons ready to run, everything about them checked."""
     from convforge import registry
-    from convforge.bench.compare import compare, select
+    from convforge.bench.compare import check_settings, compare, select
 
     if (image is None) != (filter_name is None):
         raise BadInput("--image and --filter go together")
     if not problems and image is None:
         raise BadInput("name a PROBLEM, such as resnet50:conv2_x, or give --image and --filter")
     with complaints(ValueError, TypeError, ImportError, OSError):
-        registry.check_choice("auto", "auto", settings["tolerance"])
+        check_settings(**{name: settings[name] for name in ("tolerance", "mode", "rounds", "budget")})
         select(settings["algorithms"], settings["backends"])
-        jobs = [partial(compare, registry.as_problem(text), title=text, **settings) for text in problems]
+        jobs = [partial(compare, _problem(text), title=text, **settings) for text in problems]
         if image is not None and filter_name is not None:
             from convforge.bench.pictures import filtered
 
@@ -115,19 +114,30 @@ def _jobs(
     return jobs
 
 
+def _problem(text: str) -> Problem:
+    from convforge import models, registry
+
+    try:
+        return registry.as_problem(text)
+    except ValueError as error:
+        if text.partition(":")[0] in models.suites():
+            raise
+        raise BadInput(f"{error}; a layer reads SUITE:LAYER, with the suites {', '.join(models.suites())}") from error
+
+
 def _overall(progress: Progress, index: int, count: int, what: str, fraction: float) -> None:
     progress(what, (index + fraction) / count)
 
 
-def _show(comparison: Comparison, *, first: bool) -> None:
+def _show(comparison: Comparison, *, last: bool) -> None:
     from rich.console import Console
 
-    console = Console()
-    if not first:
-        click.echo()
-    if console.is_terminal:
-        from convforge.bench.table import render
+    from convforge.bench.table import plain, render
 
-        console.print(render(comparison))
+    console = Console()
+    if console.is_terminal:
+        console.print(render(comparison, footnotes=last))
     else:
-        click.echo(str(comparison))
+        click.echo(plain(comparison, footnotes=last))
+    if not last:
+        click.echo()

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import click
 
 from convforge.cli.errors import BadInput
 
 
-class OutputFile(click.ParamType):
-    """A path that can be written, or ``-`` for standard output where ``dash`` allows it."""
-
-    name = "file"
-
-    def __init__(self, *, dash: bool = False) -> None:
-        self._dash = dash
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check the path."""
-        path = Path(value)
-        if self._dash and value == "-":
-            return "-"
-        if path.is_dir():
-            self.fail(f"{value!r} is a directory", param, ctx)
-        if not path.parent.is_dir():
-            self.fail(f"there is no directory {str(path.parent)!r}", param, ctx)
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            self.fail(f"{value!r} cannot be written", param, ctx)
-        return str(value)
+def check_output(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Callback of an option that names an output file; ``-`` is standard output, where that is read as such."""
+    if value is None or value == "-":
+        return value
+    path = Path(value)
+    trouble = None
+    if path.is_dir():
+        trouble = f"{value!r} is a directory"
+    elif not path.parent.is_dir():
+        trouble = f"there is no directory {str(path.parent)!r}"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        trouble = f"{value!r} cannot be written"
+    if trouble is not None:
+        raise click.BadParameter(trouble, ctx, parameter)
+    return value
 
 
 def write(path: str, text: str) -> None:

@@ -39,4 +39,4 @@ class Progress:
         if self._timer is not None:
             self._timer.cancel()
             self._timer.join()
-        self._bar.stop()
+            self._bar.stop()

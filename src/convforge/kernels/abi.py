@@ -22,6 +22,11 @@ _WINOGRAD = (
     *INPUT, "u", "w", "bias", *OUTPUT, "v", "n", "g", "c", "k", "ih", "iw", "oh", "ow", "ph", "pw", "blocks", "v_step",
     "c_block", "k_block",
 )  # fmt: skip
+# of the gradient by the weight: v, w: transformed x and grad_output of one block, s[g][xi][k][c]: sums of their products
+_WINOGRAD_GRAD = (
+    *INPUT, *GRAD_OUTPUT, "v", "w", "s", "out", "out_k", "out_c", "out_h", "out_w", "n", "g", "c", "k", "ih", "iw", "oh",
+    "ow", "ph", "pw", "blocks", "block", "channels",
+)  # fmt: skip
 
 SIGNATURES: dict[str, tuple[str, ...]] = {
     # weight view -> packed[g][ceil(k / ROWS)][c * kh * kw][ROWS], rows past k zero; items: g * ceil(k / ROWS)
@@ -58,6 +63,12 @@ for _m in (2, 4, 6):
     # the same in two stages. items: g * blocks * ceil(c / c_block), then g * ceil(k / k_block) * blocks
     SIGNATURES[f"winograd_f{_m}_input"] = _WINOGRAD
     SIGNATURES[f"winograd_f{_m}_output"] = _WINOGRAD
+    # F(3, m), block after block. items: g * ceil((c + k) / channels), channels of x first, then of grad_output
+    SIGNATURES[f"winograd_f{_m}_grad_transform"] = _WINOGRAD_GRAD
+    # items: g * (m + 2)^2; block 0 sets s, the others add to it
+    SIGNATURES[f"winograd_f{_m}_grad_multiply"] = _WINOGRAD_GRAD
+    # items: g * k
+    SIGNATURES[f"winograd_f{_m}_grad_weight"] = _WINOGRAD_GRAD
 
 
 @cache

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from convforge import checks
+
 
 def add_batch(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
     """``array`` itself if it has a batch axis, else a view with one.
@@ -26,20 +28,19 @@ def add_batch(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
 
 
 def batched_shape(name: str, shape: Any, ndim: int) -> tuple[int, ...]:
-    """``shape`` as a tuple with a batch axis; its sizes are checked where the problem is made.
+    """``shape`` as a tuple of ints with a batch axis.
 
     Raises
     ------
     TypeError, ValueError
-        It is no tuple or list, or has neither ``ndim`` + 2 sizes nor ``ndim`` + 1.
+        It is no sequence of sizes, or has neither ``ndim`` + 2 of them nor ``ndim`` + 1.
     """
-    if not isinstance(shape, (tuple, list)):
-        raise TypeError(f"{name} must be a tuple of ints, got {shape!r} of type {type(shape).__name__}")
-    if len(shape) == ndim + 2:
-        return tuple(shape)
-    if len(shape) == ndim + 1:
-        return (1, *shape)
-    raise ValueError(f"{name} must have {ndim + 2} sizes, or {ndim + 1} for one image; got {tuple(shape)}")
+    sizes = checks.shape(name, shape)
+    if len(sizes) == ndim + 2:
+        return sizes
+    if len(sizes) == ndim + 1:
+        return (1, *sizes)
+    raise ValueError(f"{name} must have {ndim + 2} sizes, or {ndim + 1} for one image; got {sizes}")
 
 
 def batched_out(out: Any, single: bool) -> Any:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from convforge.arguments import conv_problem
-from convforge.arrays import check_array, check_types
+from convforge.arrays import check_array, check_types, dtype_name
 from convforge.ops.batch import add_batch, batched_out, batched_shape, unbatched
 from convforge.plan import cached_plan
-from convforge.problem import ConvProblem
 
 Size = int | tuple[int, ...]
 Padding = int | tuple[int, ...] | tuple[tuple[int, int], ...] | str
@@ -77,22 +76,14 @@ def conv2d(
     array([[[45., 54.],
             [81., 90.]]], dtype=float32)
     """
-    if type(x) is not np.ndarray or type(weight) is not np.ndarray:
-        check_types(x=x, weight=weight)
-    key = None
-    if type(stride) is type(padding) is type(dilation) is type(groups) is int:
-        key = (x.shape, weight.shape, x.dtype.num, bias is None, stride, padding, dilation, groups)
-
-    def problem() -> ConvProblem:
-        shape = add_batch("x", x, 2).shape
-        return conv_problem(
-            shape, weight.shape, x.dtype.name, stride, padding, dilation, groups, bias=bias is not None
-        )
-
-    plan = cached_plan(key, problem, "forward", algorithm, backend, tolerance)
-    if x.ndim == 4:
-        return plan(x, weight, bias, out=out)
-    return unbatched(plan(x[None], weight, bias, out=batched_out(out, True)), True, out)
+    check_types(x=x, weight=weight)
+    images = add_batch("x", x, 2)
+    problem = conv_problem(
+        images.shape, weight.shape, dtype_name(x), stride, padding, dilation, groups, bias=bias is not None
+    )
+    plan = cached_plan(problem, "forward", algorithm, backend, tolerance)
+    single = images is not x
+    return unbatched(plan(images, weight, bias, out=batched_out(out, single)), single, out)
 
 
 def conv2d_grad_input(
@@ -137,12 +128,12 @@ def conv2d_grad_input(
     check_types(weight=weight, grad_output=grad_output)
     shape = batched_shape("input_shape", input_shape, 2)
     problem = conv_problem(
-        shape, weight.shape, weight.dtype.name, stride, padding, dilation, groups, names=("input_shape", "weight")
+        shape, weight.shape, dtype_name(weight), stride, padding, dilation, groups, names=("input_shape", "weight")
     )
     single = len(input_shape) == 3
     check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
     gradient = grad_output[None] if single else grad_output
-    plan = cached_plan(problem, lambda: problem, "grad_input", algorithm, backend, tolerance)
+    plan = cached_plan(problem, "grad_input", algorithm, backend, tolerance)
     return unbatched(plan.grad_input(gradient, weight, out=batched_out(out, single)), single, out)
 
 
@@ -188,11 +179,11 @@ def conv2d_grad_weight(
     check_types(x=x, grad_output=grad_output)
     images = add_batch("x", x, 2)
     problem = conv_problem(
-        images.shape, weight_shape, x.dtype.name, stride, padding, dilation, groups, names=("x", "weight_shape")
+        images.shape, weight_shape, dtype_name(x), stride, padding, dilation, groups, names=("x", "weight_shape")
     )
     single = images is not x
     check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
-    plan = cached_plan(problem, lambda: problem, "grad_weight", algorithm, backend, tolerance)
+    plan = cached_plan(problem, "grad_weight", algorithm, backend, tolerance)
     return plan.grad_weight(images, grad_output[None] if single else grad_output, out=out)
 
 
@@ -237,17 +228,17 @@ def conv2d_backward(
     if not isinstance(needs, (tuple, list)) or [type(need) for need in needs] != [bool] * 3:
         raise TypeError(f"needs must be three bools, for (grad_input, grad_weight, grad_bias), got {needs!r}")
     images = add_batch("x", x, 2)
-    problem = conv_problem(images.shape, weight.shape, x.dtype.name, stride, padding, dilation, groups)
+    problem = conv_problem(images.shape, weight.shape, dtype_name(x), stride, padding, dilation, groups)
     single = images is not x
     check_array("weight", weight, problem.weight_shape, problem.dtype)
     check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
     gradient = grad_output[None] if single else grad_output
     grad_input = grad_weight = grad_bias = None
     if needs[0]:
-        plan = cached_plan(problem, lambda: problem, "grad_input", algorithm, backend, tolerance)
+        plan = cached_plan(problem, "grad_input", algorithm, backend, tolerance)
         grad_input = unbatched(plan.grad_input(gradient, weight), single)
     if needs[1]:
-        plan = cached_plan(problem, lambda: problem, "grad_weight", algorithm, backend, tolerance)
+        plan = cached_plan(problem, "grad_weight", algorithm, backend, tolerance)
         grad_weight = plan.grad_weight(images, gradient)
     if needs[2]:
         grad_bias = gradient.sum(axis=(0, 2, 3), dtype=np.float64).astype(problem.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from convforge.arguments import pool_problem
-from convforge.arrays import check_array, check_types
+from convforge.arrays import check_array, check_types, dtype_name
 from convforge.ops.batch import add_batch, batched_out, batched_shape, unbatched
 from convforge.plan import cached_plan
 from convforge.problem import PoolProblem
@@ -73,10 +73,10 @@ def max_pool2d(
     images = add_batch("x", x, 2)
     single = images is not x
     problem = pool_problem(
-        "max", images.shape, x.dtype.name, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode,
+        "max", images.shape, dtype_name(x), kernel_size, stride, padding, dilation, ceil_mode=ceil_mode,
         indices=return_indices,
     )  # fmt: skip
-    result = cached_plan(problem, lambda: problem, "forward", algorithm, backend)(images, out=batched_out(out, single))
+    result = cached_plan(problem, "forward", algorithm, backend)(images, out=batched_out(out, single))
     if not return_indices:
         return unbatched(result, single, out)
     maxima, indices = result
@@ -126,9 +126,9 @@ def max_pool2d_backward(
             "channels"
         )
     check_array("indices", indices, grad_output.shape, "int64")
-    problem = _max_pool_between(shape, gradient.shape, grad_output.dtype.name)
+    problem = _max_pool_between(shape, gradient.shape, dtype_name(grad_output))
     positions = indices[None] if single else indices
-    plan = cached_plan(problem, lambda: problem, "grad_input", "auto", backend)
+    plan = cached_plan(problem, "grad_input", "auto", backend)
     result = plan.grad_input(gradient, indices=positions, out=batched_out(out, single))
     return unbatched(result, single, out)
 
@@ -209,10 +209,10 @@ def avg_pool2d(
     images = add_batch("x", x, 2)
     single = images is not x
     problem = pool_problem(
-        "avg", images.shape, x.dtype.name, kernel_size, stride, padding, ceil_mode=ceil_mode,
+        "avg", images.shape, dtype_name(x), kernel_size, stride, padding, ceil_mode=ceil_mode,
         count_include_pad=count_include_pad, divisor_override=divisor_override,
     )  # fmt: skip
-    plan = cached_plan(problem, lambda: problem, "forward", algorithm, backend)
+    plan = cached_plan(problem, "forward", algorithm, backend)
     return unbatched(plan(images, out=batched_out(out, single)), single, out)
 
 
@@ -257,10 +257,10 @@ def avg_pool2d_backward(
     shape = batched_shape("input_shape", input_shape, 2)
     single = len(input_shape) == 3
     problem = pool_problem(
-        "avg", shape, grad_output.dtype.name, kernel_size, stride, padding, ceil_mode=ceil_mode,
+        "avg", shape, dtype_name(grad_output), kernel_size, stride, padding, ceil_mode=ceil_mode,
         count_include_pad=count_include_pad, divisor_override=divisor_override, name="input_shape",
     )  # fmt: skip
     check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
-    plan = cached_plan(problem, lambda: problem, "grad_input", algorithm, backend)
+    plan = cached_plan(problem, "grad_input", algorithm, backend)
     gradient = grad_output[None] if single else grad_output
     return unbatched(plan.grad_input(gradient, out=batched_out(out, single)), single, out)

@@ -16,13 +16,13 @@ from convforge.algorithms.lowering import (
     weight_fields,
 )
 from convforge.problem import ConvProblem, Problem
-from convforge.program import Program, Slot, Stage, buffer
+from convforge.program import Program, Slot, Stage, View, buffer
 
 if TYPE_CHECKING:
     from convforge.runtime.machine import Machine, Tile
 
 TILES = (2, 4, 6)
-PASSES = ("forward", "grad_input")
+PASSES = ("forward", "grad_input", "grad_weight")
 
 _ALIGNMENT = 64
 #: Vectors of tiles in a block, at most: the kernels' tables have 32 entries, and one channel of a block, transformed
@@ -80,8 +80,10 @@ def blocking(m: int, r: Correlation, tile: Tile, itemsize: int, machine: Machine
 def program(m: int, problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Program:
     """The stages of a pass with F(m, 3)."""
     assert isinstance(problem, ConvProblem)
-    (r,) = correlations(problem, pass_)
     itemsize = np.dtype(problem.dtype).itemsize
+    if pass_ == "grad_weight":
+        return weight_gradient(m, problem, tile, _grad_blocks(m, problem, tile, itemsize))
+    (r,) = correlations(problem, pass_)
     return correlate(m, r, problem.dtype, tile, blocking(m, r, tile, itemsize, machine))
 
 
@@ -93,8 +95,7 @@ def correlate(m: int, r: Correlation, dtype: str, tile: Tile, cut: Blocking) -> 
     u_bytes = _round_up(r.groups * _round_up(r.k, tile.rows) * r.c * area * itemsize, _ALIGNMENT)
     v_step = area * (r.c * vectors + _blocks(vectors, tile.vectors)) * lanes
     products = area * cut.k_block * vectors * lanes
-    # a table of vectors; virtual rows, the halo's, a mask for each tile and a row of zeros
-    rows = 16 * vectors + ((m + 2) * (vectors * m + 2) + (2 * (m + 2) + 1) * vectors) * lanes + r.input[1]
+    rows = _rows_elements(m, vectors, lanes, r.input[1])
     args: dict[str, Slot | int] = {
         **input_fields(r), **output_fields(r), "u": buffer("packed", 0), "w": buffer("packed", u_bytes),
         "bias": bias_field(r), "v": buffer("workspace", 0), "n": r.n, "g": r.groups, "c": r.c, "k": r.k,
@@ -121,6 +122,50 @@ def correlate(m: int, r: Correlation, dtype: str, tile: Tile, cut: Blocking) -> 
         workspace_bytes=items * v_step * itemsize if cut.c_block else 0,
         scratch_bytes=(products + rows + (0 if cut.c_block else v_step)) * itemsize + (9 * 32 * tile.rows) * itemsize,
     )
+
+
+def _grad_blocks(m: int, p: ConvProblem, tile: Tile, itemsize: int) -> int:
+    """Blocks of tiles whose transforms take at most 16 MB."""
+    per_vector = (m + 2) ** 2 * (p.c + p.k) * tile.lanes * itemsize
+    vectors = _blocks(_tile_count(m, correlations(p, "forward")[0]), tile.lanes)
+    return _blocks(vectors, max(1, min(_MOST_VECTORS, (16 << 20) // per_vector)))
+
+
+def weight_gradient(m: int, p: ConvProblem, tile: Tile, blocks: int) -> Program:
+    """The program of a weight gradient: transform, multiply and add up a block of tiles after another."""
+    itemsize = np.dtype(p.dtype).itemsize
+    area, lanes, c, k = (m + 2) ** 2, tile.lanes, p.c // p.groups, p.k // p.groups
+    vectors = _blocks(_blocks(_tile_count(m, correlations(p, "forward")[0]), lanes), blocks)
+    v_bytes = _round_up(p.groups * area * (vectors * c + 1) * lanes * itemsize, _ALIGNMENT)
+    w_bytes = _round_up(p.groups * area * (vectors * k + 1) * lanes * itemsize, _ALIGNMENT)
+    x, y, out = View.of("x", 4), View.of("grad_output", 4), View.of("out", 4)
+    channels = 8
+    args: dict[str, Slot | int] = {
+        "x": x.address, "x_n": x.stride(0), "x_c": x.stride(1), "x_h": x.stride(2),
+        "y": y.address, "y_n": y.stride(0), "y_k": y.stride(1), "y_h": y.stride(2),
+        "v": buffer("workspace", 0), "w": buffer("workspace", v_bytes), "s": buffer("workspace", v_bytes + w_bytes),
+        "out": out.address, "out_k": out.stride(0), "out_c": out.stride(1), "out_h": out.stride(2),
+        "out_w": out.stride(3), "n": p.n, "g": p.groups, "c": c, "k": k, "ih": p.input[0], "iw": p.input[1],
+        "oh": p.output[0], "ow": p.output[1], "ph": p.padding[0][0], "pw": p.padding[1][0], "blocks": blocks,
+        "channels": channels,
+    }  # fmt: skip
+    stages = []
+    for block in range(blocks):
+        here = {**args, "block": block}
+        stages.append(Stage(f"winograd_f{m}_grad_transform", here, p.groups * _blocks(c + k, channels)))
+        stages.append(Stage(f"winograd_f{m}_grad_multiply", here, p.groups * area))
+    stages.append(Stage(f"winograd_f{m}_grad_weight", {**args, "block": 0}, p.k))
+    return Program(
+        dtype=p.dtype,
+        stages=stages,
+        workspace_bytes=v_bytes + w_bytes + p.groups * area * c * k * itemsize,
+        scratch_bytes=_rows_elements(m, vectors, lanes, p.input[1] + p.output[1]) * itemsize,
+    )
+
+
+def _rows_elements(m: int, vectors: int, lanes: int, width: int) -> int:
+    """Scratch of the input transform: a table of vectors, virtual rows, their ends, a mask, a row of zeros."""
+    return 16 * vectors + ((m + 2) * (vectors * m + 2) + (2 * (m + 2) + 1) * vectors) * lanes + width
 
 
 def cost(m: int, problem: Problem, pass_: str, mode: str, machine: Machine) -> float:

@@ -1,4 +1,4 @@
-"""Kernels compiled ahead of time, one module for each instruction set and dtype; the machine's is imported on first use."""
+"""Kernels compiled ahead of time: one module for each instruction set and dtype, of which the machine's is imported."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ cdef struct depthwise_input:
     # scratch memory
     int64_t *offsets  # of the taps' columns, in a copied panel
     int64_t *offsets_in_place
+    real *values  # of a block of outputs
     real *copy
 
 
@@ -194,7 +195,7 @@ cdef inline void depthwise_block(int rows, int vectors, int step, const depthwis
                                  ) noexcept nogil:
     # `rows` x `vectors` vectors of outputs, from `column` of the panel on; x is what the first tap reads there.
     cdef vec sums[DEPTHWISE_ROWS * DEPTHWISE_VECTORS]
-    cdef real values[DEPTHWISE_ROWS * DEPTHWISE_VECTORS * LANES]
+    cdef real *values = d.values
     cdef vec bias = vec_broadcast(target.bias)
     cdef real *out = target.out + (panel.column + column) * target.step
     cdef int64_t row = d.dh * panel.row, apart = d.apart * d.sh * panel.row, lanes = panel.columns - column, c, i
@@ -280,7 +281,8 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
     d.x_c, d.x_h, d.c, d.ih, d.iw, d.oh, d.ow = a.x_c, a.x_h, a.c, a.ih, a.iw, a.oh, a.ow
     d.kh, d.kw, d.sh, d.sw, d.ph, d.pw, d.dh, d.dw = a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw
     d.columns = a.columns
-    weights = <real *>depthwise_prepare(&d, scratch)
+    d.values = <real *>depthwise_prepare(&d, scratch)
+    weights = d.values + DEPTHWISE_ROWS * DEPTHWISE_VECTORS * LANES
     d.copy = <real *>(<char *>weights + aligned(a.k * a.c * a.kh * a.kw * sizeof(real)))
     for item in range(begin, end):
         top = item % blocks * a.rows

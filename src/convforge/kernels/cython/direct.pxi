@@ -113,10 +113,11 @@ cdef inline void direct_tile(const direct_forward_args *a, const int64_t *tap, c
             vec_store(tile + (i * VECTORS + s) * LANES, sums[i][s])
 
 
-cdef inline void direct_forward_items(const direct_forward_args *a, int64_t *table, int64_t begin, int64_t end,
+cdef inline void direct_forward_items(const direct_forward_args *a, char *scratch, int64_t begin, int64_t end,
                                       int64_t step) noexcept nogil:
     cdef const real *sources[VECTORS]
-    cdef real values[ROWS * VECTORS * LANES]
+    cdef real *values = <real *>scratch
+    cdef int64_t *table = <int64_t *>(values + ROWS * COLUMNS)
     cdef int64_t per_row = ceil_div(a.ow, LANES), segments = a.oh * per_row
     cdef int64_t tiles = ceil_div(segments, VECTORS), blocks = ceil_div(a.k, ROWS), depth = a.c * a.kh * a.kw
     cdef int64_t item, tile, part, group, image, block, segment, column, first, i, s
@@ -151,11 +152,11 @@ cdef inline void direct_forward_items(const direct_forward_args *a, int64_t *tab
 cdef void direct_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const direct_forward_args *a = <const direct_forward_args *>args
     if a.sw == 1:
-        direct_forward_items(a, <int64_t *>scratch, begin, end, 1)
+        direct_forward_items(a, scratch, begin, end, 1)
     elif a.sw == 2:
-        direct_forward_items(a, <int64_t *>scratch, begin, end, 2)
+        direct_forward_items(a, scratch, begin, end, 2)
     else:
-        direct_forward_items(a, <int64_t *>scratch, begin, end, a.sw)
+        direct_forward_items(a, scratch, begin, end, a.sw)
 
 
 # The weight gradient: dot products along the output rows, of ROWS channels of grad_output with VECTORS shifted windows
@@ -255,9 +256,10 @@ cdef inline void direct_dots(const direct_grad_weight_args *a, const int64_t *se
             vec_store(dots + (i * VECTORS + s) * LANES, sums[i][s])
 
 
-cdef inline void direct_grad_weight_items(const direct_grad_weight_args *a, int64_t *table, int64_t begin, int64_t end,
+cdef inline void direct_grad_weight_items(const direct_grad_weight_args *a, char *scratch, int64_t begin, int64_t end,
                                           int64_t step) noexcept nogil:
-    cdef real dots[ROWS * VECTORS * LANES]
+    cdef real *dots = <real *>scratch
+    cdef int64_t *table = <int64_t *>(dots + ROWS * COLUMNS)
     cdef direct_windows windows
     cdef int64_t depth = a.c * a.kh * a.kw, columns = ceil_div(depth, VECTORS), blocks = ceil_div(a.k, ROWS)
     cdef int64_t item, part, group, block, first, channel, i, s
@@ -282,8 +284,8 @@ cdef inline void direct_grad_weight_items(const direct_grad_weight_args *a, int6
 cdef void direct_grad_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const direct_grad_weight_args *a = <const direct_grad_weight_args *>args
     if a.sw == 1:
-        direct_grad_weight_items(a, <int64_t *>scratch, begin, end, 1)
+        direct_grad_weight_items(a, scratch, begin, end, 1)
     elif a.sw == 2:
-        direct_grad_weight_items(a, <int64_t *>scratch, begin, end, 2)
+        direct_grad_weight_items(a, scratch, begin, end, 2)
     else:
-        direct_grad_weight_items(a, <int64_t *>scratch, begin, end, a.sw)
+        direct_grad_weight_items(a, scratch, begin, end, a.sw)

@@ -16,6 +16,8 @@ cdef extern from "winograd_transforms.h" nogil:
     void winograd_input(int m, const vec *d, vec *o)
     void winograd_weight(int m, const vec *d, vec *o)
     void winograd_output(int m, const vec *d, vec *o)
+    void winograd_grad_output(int m, const vec *d, vec *o)
+    void winograd_grad_weight(int m, const vec *d, vec *o)
     void winograd_deinterleave(int m, const vec *d, vec *o)
     void winograd_interleave(int m, const vec *d, vec *o)
     vec winograd_following(vec a, vec b)
@@ -23,6 +25,7 @@ cdef extern from "winograd_transforms.h" nogil:
     const real *winograd_scales(int m)
 
 ctypedef winograd_f2_forward_args winograd_args
+ctypedef winograd_f2_grad_weight_args winograd_grad_args
 
 cdef enum:
     WINOGRAD_VECTORS = 32  # of a block, at most
@@ -414,6 +417,169 @@ cdef inline void winograd_transform_weight(
             c += channels
 
 
+# The gradient by the weight is F(3, m): a tile of x times a tile of grad_output, transformed by A, is summed over all
+# tiles before one inverse transform. v[g][xi][c][tiles] and w[g][xi][k][tiles] hold one block: its panel is the block.
+
+cdef inline winograd_block winograd_grad_block(int m, const winograd_grad_args *a, winograd_args *shape) noexcept nogil:
+    """The block at work, and what the input transform needs to know."""
+    cdef winograd_block b
+    shape.n, shape.c, shape.blocks = a.n, a.c, a.blocks
+    shape.ih, shape.iw, shape.oh, shape.ow, shape.ph, shape.pw = a.ih, a.iw, a.oh, a.ow, a.ph, a.pw
+    shape.x, shape.x_n, shape.x_c, shape.x_h = a.x, a.x_n, a.x_c, a.x_h
+    b = winograd_nth_block(m, shape, a.block)
+    b.panels = 1
+    return b
+
+
+cdef inline int64_t winograd_grad_step(const winograd_block *b, int64_t channels) noexcept nogil:
+    return (b.vectors * channels + 1) * LANES
+
+
+cdef inline void winograd_transform_grad_output(
+    int m, const winograd_grad_args *a, const winograd_block *b, const real *y, real *w, int64_t step, real *scratch,
+) noexcept nogil:
+    """One channel of grad_output: A both ways."""
+    cdef int64_t th = (a.oh + m - 1) // m, tw = (a.ow + m - 1) // m
+    cdef int64_t image = b.first // (th * tw), row = b.first // tw % th, column = b.first % tw
+    cdef int64_t pitch = winograd_pitch(m, b), done = 0, run, left, q, group
+    cdef real *body = scratch
+    cdef const real *zeros = body + (m + 2) * pitch
+    cdef const real *rows[6]
+    cdef vec d[8]
+    cdef vec o[8]
+    cdef int i, j
+    while done < b.tiles:
+        run = min(tw - column, b.tiles - done)
+        for i in range(m):
+            rows[i] = y + image * a.y_n + (row * m + i) * a.y_h if row * m + i < a.oh else zeros
+        q = 0
+        while q < run * m:
+            left = column * m + q
+            for i in range(m):
+                d[i] = vec_load_window(rows[i] + left, 0, a.ow - left)
+            winograd_grad_output(m, d, o)
+            for i in range(m + 2):
+                vec_store(body + i * pitch + done * m + q, o[i])
+            q += LANES
+        done += run
+        column = 0
+        row += 1
+        if row == th:
+            row = 0
+            image += 1
+    for i in range(m + 2):
+        for group in range(b.vectors):
+            for j in range(m):
+                o[j] = vec_load(body + i * pitch + (group * m + j) * LANES)
+            winograd_deinterleave(m, o, d)
+            winograd_grad_output(m, d, o)
+            for j in range(m + 2):
+                vec_store(w + (i * (m + 2) + j) * step + group * LANES, o[j])
+
+
+cdef inline void winograd_grad_transform(
+    int m, const winograd_grad_args *a, char *scratch, int64_t begin, int64_t end
+) noexcept nogil:
+    cdef winograd_args shape
+    cdef winograd_block b = winograd_grad_block(m, a, &shape)
+    cdef int64_t parts = (a.c + a.k + a.channels - 1) // a.channels, area = (m + 2) * (m + 2)
+    cdef int64_t item, g, first, last, channel, step = winograd_grad_step(&b, a.k), i
+    cdef real *v
+    cdef real *w
+    for item in range(begin, end):
+        g = item // parts
+        first = item % parts * a.channels
+        last = min(first + a.channels, a.c + a.k)
+        v = <real *>a.v + g * area * winograd_grad_step(&b, a.c)
+        w = <real *>a.w + g * area * step
+        if first < a.c:
+            winograd_transform_input(m, &shape, &b, g, first, min(last, a.c), v, <real *>scratch)
+        if last > a.c:
+            for i in range((m + 2) * winograd_pitch(m, &b) + a.ow):
+                (<real *>scratch)[i] = 0
+            for channel in range(max(first - a.c, <int64_t>0), last - a.c):
+                winograd_transform_grad_output(
+                    m, a, &b, <const real *>a.y + (g * a.k + channel) * a.y_k, w + channel * b.vectors * LANES, step,
+                    <real *>scratch,
+                )
+
+
+cdef inline void winograd_grad_multiply(
+    int m, const winograd_grad_args *a, char *scratch, int64_t begin, int64_t end
+) noexcept nogil:
+    cdef winograd_args shape
+    cdef winograd_block b = winograd_grad_block(m, a, &shape)
+    cdef int64_t item, i
+    cdef real *s
+    for item in range(begin, end):
+        s = <real *>a.s + item * a.k * a.c
+        if a.block == 0:
+            for i in range(a.k * a.c):
+                s[i] = 0
+        dot_products(
+            b.tiles, <const real *>a.w + item * winograd_grad_step(&b, a.k), b.vectors * LANES,
+            <const real *>a.v + item * winograd_grad_step(&b, a.c), b.vectors * LANES, s, a.c, a.k, a.c,
+        )
+
+
+cdef real winograd_exact_grad(
+    const winograd_grad_args *a, int64_t g, int64_t k, int64_t c, int64_t i, int64_t j
+) noexcept nogil:
+    """One element of the gradient by the definition."""
+    cdef const real *x
+    cdef const real *y
+    cdef real total = 0
+    cdef int64_t image, row, column
+    for image in range(a.n):
+        x = <const real *>a.x + image * a.x_n + (g * a.c + c) * a.x_c
+        y = <const real *>a.y + image * a.y_n + (g * a.k + k) * a.y_k
+        for row in range(max(a.ph - i, <int64_t>0), min(a.oh, a.ih + a.ph - i)):
+            for column in range(max(a.pw - j, <int64_t>0), min(a.ow, a.iw + a.pw - j)):
+                total += x[(row + i - a.ph) * a.x_h + column + j - a.pw] * y[row * a.y_h + column]
+    return total
+
+
+cdef inline void winograd_inverse_grad(
+    int m, const winograd_grad_args *a, char *scratch, int64_t begin, int64_t end
+) noexcept nogil:
+    cdef int64_t area = (m + 2) * (m + 2), item, g, k, c, lane
+    cdef const real *s
+    cdef const real *scales = winograd_scales(m)
+    cdef real *out
+    cdef real *taps = <real *>scratch
+    cdef real value
+    cdef vec half[3][8]
+    cdef vec d[8]
+    cdef vec o[8]
+    cdef int i, j
+    for item in range(begin, end):
+        g = item // a.k
+        k = item % a.k
+        c = 0
+        while c < a.c:
+            s = <const real *>a.s + (g * area * a.k + k) * a.c + c
+            for j in range(m + 2):
+                for i in range(m + 2):
+                    d[i] = vec_load_partial(s + (i * (m + 2) + j) * a.k * a.c, a.c - c)
+                    d[i] = d[i] * vec_broadcast(scales[i * (m + 2) + j])
+                winograd_grad_weight(m, d, o)
+                for i in range(3):
+                    half[i][j] = o[i]
+            for i in range(3):
+                winograd_grad_weight(m, half[i], o)
+                for j in range(3):
+                    vec_store(taps + (i * 3 + j) * LANES, o[j])
+            for lane in range(min(<int64_t>LANES, a.c - c)):
+                out = <real *>a.out + item * a.out_k + (c + lane) * a.out_c
+                for i in range(3):
+                    for j in range(3):
+                        value = taps[(i * 3 + j) * LANES + lane]
+                        if value - value != 0:
+                            value = winograd_exact_grad(a, g, k, c + lane, i, j)
+                        out[i * a.out_h + j * a.out_w] = value
+            c += LANES
+
+
 cdef void winograd_f2_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     winograd_forward(2, <const winograd_args *>args, scratch, begin, end)
 
@@ -449,3 +615,30 @@ cdef void winograd_f4_weight(const int64_t *args, char *scratch, int64_t begin, 
 
 cdef void winograd_f6_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     winograd_transform_weight(6, <const winograd_f2_weight_args *>args, scratch, begin, end)
+
+cdef void winograd_f2_grad_transform(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_grad_transform(2, <const winograd_grad_args *>args, scratch, begin, end)
+
+cdef void winograd_f4_grad_transform(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_grad_transform(4, <const winograd_grad_args *>args, scratch, begin, end)
+
+cdef void winograd_f6_grad_transform(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_grad_transform(6, <const winograd_grad_args *>args, scratch, begin, end)
+
+cdef void winograd_f2_grad_multiply(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_grad_multiply(2, <const winograd_grad_args *>args, scratch, begin, end)
+
+cdef void winograd_f4_grad_multiply(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_grad_multiply(4, <const winograd_grad_args *>args, scratch, begin, end)
+
+cdef void winograd_f6_grad_multiply(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_grad_multiply(6, <const winograd_grad_args *>args, scratch, begin, end)
+
+cdef void winograd_f2_grad_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_inverse_grad(2, <const winograd_grad_args *>args, scratch, begin, end)
+
+cdef void winograd_f4_grad_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_inverse_grad(4, <const winograd_grad_args *>args, scratch, begin, end)
+
+cdef void winograd_f6_grad_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_inverse_grad(6, <const winograd_grad_args *>args, scratch, begin, end)

@@ -18,22 +18,30 @@ MODULES = {
     "fill_zero": "weights",
     "im2col_forward": "im2col",
     "im2col_grad_weight": "im2col",
-    **{
-        f"winograd_f{m}_{stage}": "winograd"
-        for m in (2, 4, 6)
-        for stage in ("weight", "forward", "input", "output")
-    },
+    "direct_forward": "direct",
+    "direct_grad_weight": "direct",
+    "depthwise_forward": "depthwise",
+    "depthwise_grad_weight": "depthwise",
+    **{f"winograd_f{m}_{stage}": "winograd" for m in (2, 4, 6) for stage in ("weight", "forward", "input", "output")},
 }
 
 
-def missing() -> str | None:
-    """Why this backend cannot be used, or None."""
+def available() -> str | None:
+    """None, or the reason why this backend is missing."""
     absent = [name for name in ("numba", "llvmlite") if find_spec(name) is None]
     return f"{' and '.join(absent)} not installed" if absent else None
 
 
 def lookup(kernel: str, dtype: str) -> int:
-    """Address of the C function of ``kernel`` for ``dtype``; the first use in a process compiles or loads it."""
-    from convforge.kernels.numba import compile
+    """Address of the C function of ``kernel`` for ``dtype``; the first use in a process loads or compiles it.
 
-    return compile.lookup(kernel, dtype)
+    Raises
+    ------
+    ImportError
+        If Numba is not installed; see :func:`available`.
+    KeyError
+        If there is no such kernel.
+    """
+    from convforge.kernels.numba.compile import lookup
+
+    return lookup(kernel, dtype)

@@ -49,15 +49,12 @@ class Cpu(NamedTuple):
 
 
 def cpu() -> Cpu:
-    """The host, or what ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` say, as Numba itself reads them."""
-    name = os.environ.get("NUMBA_CPU_NAME")
+    """Read ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` as Numba itself does; by default it is the host."""
+    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
     features = os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:
-        if name is not None and name.lower() == "generic":
-            features = ""
-        else:
-            features = llvm.get_host_cpu_features().flatten()
-    return Cpu(name or llvm.get_host_cpu_name(), features)
+        features = "" if name.lower() == "generic" else llvm.get_host_cpu_features().flatten()
+    return Cpu(name, features)
 
 
 def lookup(kernel: str, dtype: str) -> int:

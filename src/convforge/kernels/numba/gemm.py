@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 def _define(name: str, lines: list[str], **names: Any) -> Callable[..., Any]:
-    """The function of ``lines``, generated source that refers to ``names``."""
+    """Execute ``lines``, the generated source of a function that refers to ``names``."""
     exec("\n".join(lines), names)
     function: Callable[..., Any] = names[name]
     return function
 
 
 def _outer_tile(target: Target, vectors: int) -> Inner:
-    """The tile with this many vectors of columns."""
+    """Make the tile with this many vectors of columns."""
     v = target.v
     rows, columns = range(target.rows), range(vectors)
     last = vectors - 1
 
     @target.jit
-    def start(c, n, accumulate, bias):  # type: ignore[no-untyped-def]
+    def start(c, n, accumulate, bias):
         return v.load_partial(c, n) if accumulate else bias
 
     lines = ["def outer_tile(depth, a, b, ldb, c, ldc, bias, rows, columns, accumulate):"]
@@ -91,7 +91,7 @@ def dot_products(target: Target) -> Inner:
     rows_per_vector = lanes // tile_columns
 
     @target.jit
-    def pairs(a, b):  # type: ignore[no-untyped-def]
+    def pairs(a, b):
         return v.even(a, b) + v.odd(a, b)
 
     def steps(load: str) -> list[str]:
@@ -132,7 +132,7 @@ def dot_products(target: Target) -> Inner:
     }
     tile = target.call(_define("dot_tile", lines, v=v, pairs=pairs, **rotations))
 
-    def dot_products(depth, a, lda, b, ldb, c, ldc, rows, columns):  # type: ignore[no-untyped-def]
+    def dot_products(depth, a, lda, b, ldb, c, ldc, rows, columns):
         for row in range(0, rows, tile_rows):
             for column in range(0, columns, tile_columns):
                 tile(
@@ -144,12 +144,12 @@ def dot_products(target: Target) -> Inner:
 
 
 def gemm_tile(target: Target) -> Callable[..., None]:
-    """The outer-product tile on its own, for tests and benchmarks."""
+    """Make the outer-product tile on its own, for tests and benchmarks."""
     v = target.v
     f = abi.fields("gemm_tile")
     tile = gemm_rows(target)
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         for _ in range(begin, end):
             tile(
                 args[f.depth], v.pointer(args[f.a]), v.pointer(args[f.b]), args[f.ldb], v.pointer(args[f.c]),
@@ -160,12 +160,12 @@ def gemm_tile(target: Target) -> Callable[..., None]:
 
 
 def dot_tile(target: Target) -> Callable[..., None]:
-    """The dot-product tile on its own, for tests and benchmarks."""
+    """Make the dot-product tile on its own, for tests and benchmarks."""
     v = target.v
     f = abi.fields("dot_tile")
     products = dot_products(target)
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         for _ in range(begin, end):
             products(
                 args[f.depth], v.pointer(args[f.a]), args[f.lda], v.pointer(args[f.b]), args[f.ldb],
@@ -176,7 +176,7 @@ def dot_tile(target: Target) -> Callable[..., None]:
 
 
 def peak(target: Target) -> Callable[..., None]:
-    """Fused multiply-adds on registers alone: what the machine can do."""
+    """Make fused multiply-adds on registers alone: what the machine can do."""
     v = target.v
     f = abi.fields("peak")
     sums = [f"s{i}" for i in range(target.rows * target.vectors)]

@@ -27,7 +27,7 @@ def _lower(target: Target) -> Inner:
     lanes = v.lanes
 
     @target.jit
-    def channels(x, x_c, step, lo, hi, times, to, to_row, room):  # type: ignore[no-untyped-def]
+    def channels(x, x_c, step, lo, hi, times, to, to_row, room):
         # lanes past the run are written too, as far as there is room: the next run overwrites them
         for _ in range(times):
             pixels = v.load_strided(x, step, lo, hi)
@@ -39,7 +39,7 @@ def _lower(target: Target) -> Inner:
             to = v.advance(to, to_row)
 
     @target.call
-    def lower(x, x_c, x_h, ih, iw, ow, kh, kw, sh, sw, ph, pw, dh, dw, first, last, pixel, count, panel, width):  # type: ignore[no-untyped-def]
+    def lower(x, x_c, x_h, ih, iw, ow, kh, kw, sh, sw, ph, pw, dh, dw, first, last, pixel, count, panel, width):
         taps = kh * kw
         first_c, last_c = first // taps, last // taps
         first_tap, last_tap = first - first_c * taps, last - last_c * taps
@@ -53,7 +53,7 @@ def _lower(target: Target) -> Inner:
                 for j in range(kw):
                     w = column * sw - pw + j * dw
                     lo = 0 if w >= 0 else (sw - 1 - w) // sw
-                    hi = min(run, (iw - w + sw - 1) // sw) if 0 <= h and h < ih and w < iw else 0
+                    hi = min(run, (iw - w + sw - 1) // sw) if h >= 0 and h < ih and w < iw else 0
                     tap = i * kw + j
                     c = first_c + (1 if tap < first_tap else 0)
                     times = last_c + (1 if tap < last_tap else 0) - c
@@ -82,7 +82,7 @@ def im2col_forward(target: Target) -> Callable[..., None]:
     lower, gemm = _lower(target), gemm_rows(target)
 
     @target.call
-    def scatter(sums, rows, out, out_k, out_h, out_w, ow, pixel, count):  # type: ignore[no-untyped-def]
+    def scatter(sums, rows, out, out_k, out_h, out_w, ow, pixel, count):
         # for outputs whose pixels do not lie in one piece
         h = pixel // ow
         w = pixel - h * ow
@@ -95,7 +95,7 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                 w = 0
                 h += 1
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         g, c, k, oh, ow = args[f.g], args[f.c], args[f.k], args[f.oh], args[f.ow]
         ih, iw, kh, kw, sh, sw = args[f.ih], args[f.iw], args[f.kh], args[f.kw], args[f.sh], args[f.sw]
         ph, pw, dh, dw = args[f.ph], args[f.pw], args[f.dh], args[f.dw]
@@ -122,7 +122,8 @@ def im2col_forward(target: Target) -> Callable[..., None]:
             count = min(tile_columns, pixels - pixel)
             first_block, last_block = blocks * split // splits, blocks * (split + 1) // splits
             x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + group * c * x_c)
-            out = v.advance(v.pointer(args[f.out]), image * args[f.out_n] + (group * k + first_block * tile_rows) * out_k)
+            first_row = first_block * tile_rows
+            out = v.advance(v.pointer(args[f.out]), image * args[f.out_n] + (group * k + first_row) * out_k)
             for first in range(0, taps, depth):
                 last = min(first + depth, taps)
                 lower(
@@ -133,12 +134,12 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                     row = block * tile_rows
                     weight = v.advance(v.pointer(args[f.packed]), ((group * blocks + block) * taps + first) * tile_rows)
                     bias = 0 if args[f.bias] == 0 else args[f.bias] + (group * k + row) * v.itemsize
-                    done = row - first_block * tile_rows
+                    done = row - first_row
                     to = v.advance(out, done * out_k + pixel) if flat else v.advance(sums, done * tile_columns)
                     to_row = out_k if flat else tile_columns
                     gemm(last - first, weight, panel, tile_columns, to, to_row, bias, k - row, count, first > 0)
             if not flat:
-                rows = min(k, last_block * tile_rows) - first_block * tile_rows
+                rows = min(k, last_block * tile_rows) - first_row
                 scatter(sums, rows, out, out_k, args[f.out_h], args[f.out_w], ow, pixel, count)
 
     return kernel
@@ -152,7 +153,7 @@ def im2col_grad_weight(target: Target) -> Callable[..., None]:
     lower, products = _lower(target), dot_products(target)
 
     @target.call
-    def copy(y, y_k, y_h, ow, rows, pixel, count, copied, width):  # type: ignore[no-untyped-def]
+    def copy(y, y_k, y_h, ow, rows, pixel, count, copied, width):
         # pixels in one piece, of a grad_output whose rows are apart
         for row in range(rows):
             h = pixel // ow
@@ -164,7 +165,7 @@ def im2col_grad_weight(target: Target) -> Callable[..., None]:
                     w = 0
                     h += 1
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         g, c, k, oh, ow = args[f.g], args[f.c], args[f.k], args[f.oh], args[f.ow]
         ih, iw, kh, kw, sh, sw = args[f.ih], args[f.iw], args[f.kh], args[f.kw], args[f.sh], args[f.sw]
         ph, pw, dh, dw = args[f.ph], args[f.pw], args[f.dh], args[f.dw]

@@ -13,10 +13,10 @@ Memory is reached by pointers: ``v.pointer(address)`` makes one, ``v.advance(p, 
 ``load_partial(p, n)``             lanes ``l < n``; the others are 0
 ``store_partial(p, x, n)``         lanes ``l < n``; the others are not written
 ``load_window(p, lo, hi)``         lanes ``lo <= l < hi`` read ``p[l]``, the others are 0; ``p`` itself may lie outside
-``load_strided(p, step, lo, hi)``  the same, reading ``p[l * step]``; a step of 2 may read what lies between, too
+``load_strided(p, step, lo, hi)``  the same, reading ``p[l * step]``; a step of 2 may read what lies between too
 ``zero()  broadcast(x)``           of the kernel's dtype, whatever the type of ``x``
 ``zero_int()  broadcast_int(x)``   of the integer of the same size; ``lane()`` is 0, 1, 2...
-``a + b  a - b  a * b  a / b``     also ``add sub mul``; ``fma(a, b, c)`` is ``a * b + c``, rounded once where the CPU can
+``a + b  a - b  a * b  a / b``     also ``add sub mul``; ``fma(a, b, c)``: ``a * b + c``, rounded once if the CPU can
 ``maximum(a, b)  minimum(a, b)``   of numbers; NaN wins
 ``a < b  a > b  a == b  is_nan``   masks; ``both either any all select(mask, a, b)`` take them
 ``sum(a)``                         of all lanes: halves are added until one is left
@@ -30,6 +30,7 @@ Memory is reached by pointers: ``v.pointer(address)`` makes one, ``v.advance(p, 
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -39,31 +40,36 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 from numba.core.datamodel import models
-from numba.core.typing import signature
-from numba.core.typing.templates import AbstractTemplate, infer_global
+from numba.core.errors import TypingError
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, register_model
 
+_I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 _ELEMENTS = {
     types.float32: ir.FloatType(),
     types.float64: ir.DoubleType(),
-    types.boolean: ir.IntType(1),
+    types.boolean: _I1,
     types.uint8: ir.IntType(8),
-    types.int32: ir.IntType(32),
-    types.int64: ir.IntType(64),
+    types.int32: _I32,
+    types.int64: _I64,
 }
 _BYTES = {types.float32: 4, types.float64: 8, types.uint8: 1, types.int32: 4, types.int64: 8}
-_I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 # a * b + c may become one instruction, as in the Cython kernels; nothing else is relaxed
 _FLAGS = ("contract",)
 
 
-class Vector(types.Type):  # type: ignore[misc]
-    """``lanes`` elements in a register; ``element`` boolean makes it a mask."""
+class Vector(types.Type):
+    """``lanes`` elements in a register; a mask where ``element`` is boolean."""
 
     def __init__(self, element: types.Type, lanes: int) -> None:
         self.element = element
         self.lanes = lanes
         super().__init__(name=f"{element}x{lanes}")
+
+    @property
+    def real(self) -> bool:
+        """Whether the elements are floating-point numbers."""
+        return self.element in types.real_domain
 
     @property
     def llvm(self) -> ir.VectorType:
@@ -72,19 +78,27 @@ class Vector(types.Type):  # type: ignore[misc]
 
     @property
     def suffix(self) -> str:
-        """How LLVM's overloaded intrinsics write the type."""
-        real = self.element in types.real_domain
-        return f"v{self.lanes}{'f' if real else 'i'}{8 * _BYTES[self.element] if self.element in _BYTES else 1}"
+        """How the names of LLVM's intrinsics write the type."""
+        bits = 8 * _BYTES[self.element] if self.element in _BYTES else 1
+        return f"v{self.lanes}{'f' if self.real else 'i'}{bits}"
+
+    @property
+    def bytes(self) -> int:
+        """Size, and alignment, of an element in memory."""
+        return _BYTES[self.element]
 
     def of(self, element: types.Type) -> Vector:
-        """The vector of another element with as many lanes."""
+        """As many lanes of another element."""
         return Vector(element, self.lanes)
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, vector: Vector) -> None:
         super().__init__(manager, vector, vector.llvm)
+
+
+# Emitting LLVM IR ----------------------------------------------------------------------------------------------------
 
 
 def _call(builder: Any, name: str, result: ir.Type, args: Sequence[Any]) -> Any:
@@ -94,26 +108,27 @@ def _call(builder: Any, name: str, result: ir.Type, args: Sequence[Any]) -> Any:
     return builder.call(function, args)
 
 
+def _indices(indices: Sequence[int], element: ir.Type = _I32) -> ir.Constant:
+    return ir.Constant(ir.VectorType(element, len(indices)), list(indices))
+
+
 def _splat(builder: Any, value: Any, lanes: int) -> Any:
     undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
     first = builder.insert_element(undefined, value, _I32(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
-
-
-def _clamped(builder: Any, value: Any, lanes: int) -> Any:
-    """A 64-bit count as a vector of 32-bit ones, 0 to ``lanes``."""
-    value = _call(builder, "llvm.smax.i64", _I64, [value, _I64(0)])
-    value = _call(builder, "llvm.smin.i64", _I64, [value, _I64(lanes)])
-    return _splat(builder, builder.trunc(value, _I32), lanes)
+    return builder.shuffle_vector(first, undefined, _indices([0] * lanes))
 
 
 def _window(builder: Any, lo: Any, hi: Any, lanes: int) -> Any:
-    """The mask of the lanes ``lo <= l < hi``; no ``lo`` means 0."""
-    lane = ir.Constant(ir.VectorType(_I32, lanes), list(range(lanes)))
-    mask = builder.icmp_signed("<", lane, _clamped(builder, hi, lanes))
-    if lo is not None:
-        mask = builder.and_(mask, builder.icmp_signed(">=", lane, _clamped(builder, lo, lanes)))
-    return mask
+    """Emit the mask of the lanes ``lo <= l < hi``, from 64-bit bounds of any size; no ``lo`` means 0."""
+
+    def bound(value: Any) -> Any:
+        value = _call(builder, "llvm.smax.i64", _I64, [value, _I64(0)])
+        value = _call(builder, "llvm.smin.i64", _I64, [value, _I64(lanes)])
+        return _splat(builder, builder.trunc(value, _I32), lanes)
+
+    lane = _indices(range(lanes))
+    mask = builder.icmp_signed("<", lane, bound(hi))
+    return mask if lo is None else builder.and_(mask, builder.icmp_signed(">=", lane, bound(lo)))
 
 
 def _at(builder: Any, pointer: Any, index: Any, vector: Vector) -> Any:
@@ -121,373 +136,335 @@ def _at(builder: Any, pointer: Any, index: Any, vector: Vector) -> Any:
 
 
 def _masked_load(builder: Any, pointer: Any, mask: Any, vector: Vector) -> Any:
-    name = f"llvm.masked.load.{vector.suffix}.p0"
+    pointer = _at(builder, pointer, _I64(0), vector)
     zero = ir.Constant(vector.llvm, None)
-    return _call(builder, name, vector.llvm, [pointer, _I32(_BYTES[vector.element]), mask, zero])
+    return _call(
+        builder, f"llvm.masked.load.{vector.suffix}.p0", vector.llvm, [pointer, _I32(vector.bytes), mask, zero]
+    )
 
 
-def _choose(
-    builder: Any, value: Any, cases: dict[int, Callable[[], Any]], otherwise: Callable[[], Any], result: ir.Type
-) -> Any:
-    """What the case for ``value`` emits; LLVM drops the others where it comes to know the value."""
-    end = builder.append_basic_block()
-    blocks = {case: builder.append_basic_block() for case in cases}
-    default = builder.append_basic_block()
+def _every_second(builder: Any, pointer: Any, lo: Any, hi: Any, vector: Vector) -> Any:
+    """Emit two loads that are de-interleaved; nothing after the last wanted element is read."""
+    lanes = vector.lanes
+    lo, hi = builder.shl(lo, _I64(1)), builder.sub(builder.shl(hi, _I64(1)), _I64(1))
+    halves = []
+    for start in (0, lanes):
+        mask = _window(builder, builder.sub(lo, _I64(start)), builder.sub(hi, _I64(start)), lanes)
+        halves.append(_masked_load(builder, builder.gep(pointer, [_I64(start)]), mask, vector))
+    return builder.shuffle_vector(*halves, _indices(range(0, 2 * lanes, 2)))
+
+
+def _gather(builder: Any, pointer: Any, step: Any, mask: Any, vector: Vector) -> Any:
+    scale = _splat(builder, builder.mul(step, _I64(vector.bytes)), vector.lanes)
+    offsets = builder.mul(_indices(range(vector.lanes), _I64), scale)
+    base = _splat(builder, builder.ptrtoint(pointer, _I64), vector.lanes)
+    pointers = builder.inttoptr(builder.add(base, offsets), ir.VectorType(pointer.type, vector.lanes))
+    args = [pointers, _I32(vector.bytes), mask, ir.Constant(vector.llvm, None)]
+    return _call(builder, f"llvm.masked.gather.{vector.suffix}.v{vector.lanes}p0", vector.llvm, args)
+
+
+def _choose(builder: Any, value: Any, cases: dict[int, Callable[[], Any]], otherwise: Callable[[], Any]) -> Any:
+    """Emit a switch; LLVM drops the other cases where it comes to know the value."""
+    end, default = builder.append_basic_block(), builder.append_basic_block()
     switch = builder.switch(value, default)
+    blocks = [(default, otherwise)]
+    for case, emit in cases.items():
+        blocks.append((builder.append_basic_block(), emit))
+        switch.add_case(ir.Constant(value.type, case), blocks[-1][0])
     incoming = []
-    for case, block in [*blocks.items(), (None, default)]:
-        if case is not None:
-            switch.add_case(ir.Constant(value.type, case), block)
+    for block, emit in blocks:
         builder.position_at_end(block)
-        incoming.append(((otherwise if case is None else cases[case])(), builder.block))
+        incoming.append((emit(), builder.block))
         builder.branch(end)
     builder.position_at_end(end)
-    phi = builder.phi(result)
+    phi = builder.phi(incoming[0][0].type)
     for chosen, block in incoming:
         phi.add_incoming(chosen, block)
     return phi
 
 
-def _vector_at(pointer: types.Type, lanes: int) -> Vector | None:
-    """What a load from ``pointer`` gives."""
-    return Vector(pointer.dtype, lanes) if isinstance(pointer, types.CPointer) else None
+# The vocabulary ------------------------------------------------------------------------------------------------------
 
 
-@intrinsic
-def advance(typingctx, p, i):  # type: ignore[no-untyped-def]
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.gep(args[0], [args[1]])
+def _primitive(define: Callable[..., Any]) -> Any:
+    """Make a Numba intrinsic of ``define(*types) -> (signature, emit)``; ``emit(builder, *values)`` gives its value."""
+    parameters = inspect.signature(define).parameters
 
-    return p(p, types.int64), emit
+    def definition(typing_context: Any, *args: types.Type) -> Any:
+        result, emit = define(*args)
+
+        def codegen(context: Any, builder: Any, sig: Any, values: Sequence[Any]) -> Any:
+            value = emit(builder, *values)
+            return context.get_dummy_value() if value is None else value
+
+        return result, codegen
+
+    definition.__name__ = define.__name__
+    first = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    definition.__signature__ = inspect.Signature([first, *parameters.values()])  # type: ignore[attr-defined]
+    return intrinsic(definition)
 
 
-@intrinsic
-def store(typingctx, p, i, x):  # type: ignore[no-untyped-def]
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pointer, index, value = args
-        builder.store(value, _at(builder, pointer, index, x), align=_BYTES[x.element])
-        return context.get_dummy_value()
+@_primitive
+def _advance(p, i):
+    return p(p, types.int64), lambda builder, pointer, index: builder.gep(pointer, [index])
+
+
+@_primitive
+def _store(p, i, x):
+    def emit(builder, pointer, index, value):
+        builder.store(value, _at(builder, pointer, index, x), align=x.bytes)
 
     return types.void(types.CPointer(x.element), types.int64, x), emit
 
 
-@intrinsic
-def store_partial(typingctx, p, x, n):  # type: ignore[no-untyped-def]
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pointer, value, count = args
-        mask = _window(builder, None, count, x.lanes)
-        pointer = _at(builder, pointer, _I64(0), x)
-        align = _I32(_BYTES[x.element])
-        _call(builder, f"llvm.masked.store.{x.suffix}.p0", ir.VoidType(), [value, pointer, align, mask])
-        return context.get_dummy_value()
+@_primitive
+def _store_partial(p, x, n):
+    def emit(builder, pointer, value, count):
+        args = [value, _at(builder, pointer, _I64(0), x), _I32(x.bytes), _window(builder, None, count, x.lanes)]
+        _call(builder, f"llvm.masked.store.{x.suffix}.p0", ir.VoidType(), args)
 
     return types.void(types.CPointer(x.element), x, types.int64), emit
 
 
-@intrinsic
-def fma(typingctx, a, b, c):  # type: ignore[no-untyped-def]
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        # not llvm.fma, which calls a function for each lane where the CPU has no such instruction
-        return _call(builder, f"llvm.fmuladd.{a.suffix}", a.llvm, args)
-
-    return a(a, a, a), emit
+@_primitive
+def _fma(a, b, c):
+    # not llvm.fma, which calls a function for each lane where the CPU has no such instruction
+    return a(a, a, a), lambda builder, *args: _call(builder, f"llvm.fmuladd.{a.suffix}", a.llvm, args)
 
 
-def _extremum(which: str) -> Any:
-    @intrinsic
-    def extremum(typingctx, a, b):  # type: ignore[no-untyped-def]
-        def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            name = f"{which}imum" if a.element in types.real_domain else f"s{which[:3]}"
-            return _call(builder, f"llvm.{name}.{a.suffix}", a.llvm, args)
-
-        return a(a, a), emit
-
-    return extremum
+@_primitive
+def _maximum(a, b):
+    name = f"llvm.{'maximum' if a.real else 'smax'}.{a.suffix}"
+    return a(a, a), lambda builder, *args: _call(builder, name, a.llvm, args)
 
 
-maximum, minimum = _extremum("max"), _extremum("min")
+@_primitive
+def _minimum(a, b):
+    name = f"llvm.{'minimum' if a.real else 'smin'}.{a.suffix}"
+    return a(a, a), lambda builder, *args: _call(builder, name, a.llvm, args)
 
 
-@intrinsic
-def is_nan(typingctx, a):  # type: ignore[no-untyped-def]
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.fcmp_unordered("uno", args[0], args[0])
-
-    return a.of(types.boolean)(a), emit
+@_primitive
+def _is_nan(a):
+    return a.of(types.boolean)(a), lambda builder, x: builder.fcmp_unordered("uno", x, x)
 
 
-@intrinsic
-def select(typingctx, mask, a, b):  # type: ignore[no-untyped-def]
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.select(*args)
-
-    return a(a.of(types.boolean), a, a), emit
+@_primitive
+def _select(mask, a, b):
+    return a(a.of(types.boolean), a, a), lambda builder, *args: builder.select(*args)
 
 
-def _reduction(which: str) -> Any:
-    @intrinsic
-    def reduction(typingctx, mask):  # type: ignore[no-untyped-def]
-        def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            bit = _call(builder, f"llvm.vector.reduce.{which}.{mask.suffix}", _I1, args)
-            return context.cast(builder, bit, types.boolean, types.boolean)
-
-        return types.boolean(mask), emit
-
-    return reduction
+@_primitive
+def _any_lane(mask):
+    name = f"llvm.vector.reduce.or.{mask.suffix}"
+    return types.boolean(mask), lambda builder, *args: _call(builder, name, _I1, args)
 
 
-any_lane, all_lanes = _reduction("or"), _reduction("and")
+@_primitive
+def _all_lanes(mask):
+    name = f"llvm.vector.reduce.and.{mask.suffix}"
+    return types.boolean(mask), lambda builder, *args: _call(builder, name, _I1, args)
 
 
-@intrinsic
-def total(typingctx, a):  # type: ignore[no-untyped-def]
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        (value,) = args
-        add = builder.fadd if a.element in types.real_domain else builder.add
+@_primitive
+def _total(a):
+    def emit(builder, value):
+        add = builder.fadd if a.real else builder.add
         lanes = a.lanes
         while lanes > 1:
             lanes //= 2
-            kind = ir.VectorType(_I32, lanes)
-            lower = builder.shuffle_vector(value, value, ir.Constant(kind, list(range(lanes))))
-            upper = builder.shuffle_vector(value, value, ir.Constant(kind, list(range(lanes, 2 * lanes))))
+            lower = builder.shuffle_vector(value, value, _indices(range(lanes)))
+            upper = builder.shuffle_vector(value, value, _indices(range(lanes, 2 * lanes)))
             value = add(lower, upper)
         return builder.extract_element(value, _I32(0))
 
     return a.element(a), emit
 
 
-@intrinsic
-def extract(typingctx, a, lane):  # type: ignore[no-untyped-def]
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.extract_element(*args)
-
-    return a.element(a, types.int64), emit
+@_primitive
+def _extract(a, lane):
+    return a.element(a, types.int64), lambda builder, *args: builder.extract_element(*args)
 
 
-@intrinsic
-def widen(typingctx, a):  # type: ignore[no-untyped-def]
+@_primitive
+def _widen(a):
     result = a.of(types.int64)
 
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def emit(builder, value):
         if a == result:
-            return args[0]
-        extend = builder.sext if a.element.signed else builder.zext
-        return extend(args[0], result.llvm)
+            return value
+        return (builder.sext if a.element.signed else builder.zext)(value, result.llvm)
 
     return result(a), emit
 
 
 @cache
-def shuffle(indices: tuple[int, ...]) -> Any:
-    """The function ``(a, b)`` that picks elements ``indices`` of ``a`` followed by ``b``."""
+def _shuffle(indices: tuple[int, ...]) -> Any:
+    """Make the function ``(a, b)`` that picks elements ``indices`` of ``a`` followed by ``b``."""
 
-    @intrinsic
-    def permute(typingctx, a, b):  # type: ignore[no-untyped-def]
-        def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            return builder.shuffle_vector(*args, ir.Constant(ir.VectorType(_I32, len(indices)), list(indices)))
-
-        return Vector(a.element, len(indices))(a, a), emit
+    @_primitive
+    def permute(a, b):
+        return Vector(a.element, len(indices))(a, a), lambda builder, *args: builder.shuffle_vector(
+            *args, _indices(indices)
+        )
 
     return permute
 
 
-# --- operators ---
+def _operator(function: Callable[..., Any], emit: Callable[..., Any], result: types.Type | None = None) -> Any:
+    """Define ``function`` of two vectors of one type as ``emit(builder, real, a, b)``; returns it to call by name."""
 
-
-def _operator(function: Callable[..., Any], result: types.Type | None, emit: Callable[..., Any]) -> Any:
-    """Define ``function`` for two vectors of one type; ``emit(builder, a, b, element)``. Gives it a name to call."""
+    def of(a: Vector) -> Vector:
+        return a if result is None else a.of(result)
 
     @infer_global(function)
-    class Template(AbstractTemplate):  # type: ignore[misc]
-        def generic(self, args, kws):  # type: ignore[no-untyped-def]
+    class Template(AbstractTemplate):
+        def generic(self, args, kws):
             a, b = args
-            if isinstance(a, Vector) and a == b:
-                return signature(a if result is None else a.of(result), a, b)
-            return None
+            return signature(of(a), a, b) if isinstance(a, Vector) and a == b else None
 
     @lower_builtin(function, Vector, Vector)
-    def lower(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        return emit(builder, *args, sig.args[0].element)
+    def lower(context, builder, sig, args):
+        return emit(builder, sig.args[0].real, *args)
 
-    @intrinsic
-    def named(typingctx, a, b):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            return emit(builder, *args, a.element)
-
-        return (a if result is None else a.of(result))(a, a), codegen
+    @_primitive
+    def named(a, b):
+        return of(a)(a, a), lambda builder, *args: emit(builder, a.real, *args)
 
     return named
 
 
-def _arithmetic(name: str) -> Callable[..., Any]:
-    def emit(builder: Any, a: Any, b: Any, element: types.Type) -> Any:
-        if element in types.real_domain:
-            return getattr(builder, f"f{name}")(a, b, flags=_FLAGS)
-        return getattr(builder, {"div": "sdiv"}.get(name, name))(a, b)
-
-    return emit
+def _arithmetic(name: str, integer: str) -> Callable[..., Any]:
+    return lambda builder, real, a, b: (
+        getattr(builder, f"f{name}")(a, b, flags=_FLAGS) if real else getattr(builder, integer)(a, b)
+    )
 
 
 def _comparison(symbol: str) -> Callable[..., Any]:
-    def emit(builder: Any, a: Any, b: Any, element: types.Type) -> Any:
-        if element in types.real_domain:
-            return (builder.fcmp_unordered if symbol == "!=" else builder.fcmp_ordered)(symbol, a, b)
-        return builder.icmp_signed(symbol, a, b)
-
-    return emit
-
-
-def _bitwise(name: str) -> Callable[..., Any]:
-    def emit(builder: Any, a: Any, b: Any, element: types.Type) -> Any:
-        return getattr(builder, name)(a, b)
-
-    return emit
+    return lambda builder, real, a, b: (builder.fcmp_ordered if real else builder.icmp_signed)(symbol, a, b)
 
 
 _OPERATORS = {
-    "add": _operator(operator.add, None, _arithmetic("add")),
-    "sub": _operator(operator.sub, None, _arithmetic("sub")),
-    "mul": _operator(operator.mul, None, _arithmetic("mul")),
-    "div": _operator(operator.truediv, None, _arithmetic("div")),
-    "less": _operator(operator.lt, types.boolean, _comparison("<")),
-    "greater": _operator(operator.gt, types.boolean, _comparison(">")),
-    "equal": _operator(operator.eq, types.boolean, _comparison("==")),
-    "both": _operator(operator.and_, None, _bitwise("and_")),
-    "either": _operator(operator.or_, None, _bitwise("or_")),
+    "add": _operator(operator.add, _arithmetic("add", "add")),
+    "sub": _operator(operator.sub, _arithmetic("sub", "sub")),
+    "mul": _operator(operator.mul, _arithmetic("mul", "mul")),
+    "div": _operator(operator.truediv, _arithmetic("div", "sdiv")),
+    "less": _operator(operator.lt, _comparison("<"), types.boolean),
+    "greater": _operator(operator.gt, _comparison(">"), types.boolean),
+    "equal": _operator(operator.eq, _comparison("=="), types.boolean),
+    "both": _operator(operator.and_, lambda builder, _, a, b: builder.and_(a, b)),
+    "either": _operator(operator.or_, lambda builder, _, a, b: builder.or_(a, b)),
 }
+
+
+def _pointer_to(element: types.Type) -> Any:
+    @_primitive
+    def pointer(address):
+        result = types.CPointer(element)
+        return result(types.int64), lambda builder, x: builder.inttoptr(x, _ELEMENTS[element].as_pointer())
+
+    return pointer
+
+
+def _constant(result: Vector, value: list[int] | None) -> Any:
+    @_primitive
+    def constant():
+        return result(), lambda builder: ir.Constant(result.llvm, value)
+
+    return constant
+
+
+def _broadcast(result: Vector) -> Any:
+    @_primitive
+    def broadcast(x):
+        return result(result.element), lambda builder, value: _splat(builder, value, result.lanes)
+
+    return broadcast
+
+
+def _conversion(result: Vector, name: str) -> Any:
+    @_primitive
+    def convert(a):
+        return result(a), lambda builder, value: getattr(builder, name)(value, result.llvm)
+
+    return convert
+
+
+def _loads(lanes: int) -> dict[str, Any]:
+    def vector_at(p: types.Type) -> Vector:
+        if not isinstance(p, types.CPointer):
+            raise TypingError(f"a load needs a pointer, not {p}")
+        return Vector(p.dtype, lanes)
+
+    @_primitive
+    def load(p, i):
+        vector = vector_at(p)
+
+        def emit(builder, pointer, index):
+            return builder.load(_at(builder, pointer, index, vector), align=vector.bytes)
+
+        return vector(p, types.int64), emit
+
+    @_primitive
+    def load_partial(p, n):
+        vector = vector_at(p)
+
+        def emit(builder, pointer, count):
+            return _masked_load(builder, pointer, _window(builder, None, count, lanes), vector)
+
+        return vector(p, types.int64), emit
+
+    @_primitive
+    def load_window(p, lo, hi):
+        vector = vector_at(p)
+
+        def emit(builder, pointer, lo, hi):
+            return _masked_load(builder, pointer, _window(builder, lo, hi, lanes), vector)
+
+        return vector(p, types.int64, types.int64), emit
+
+    @_primitive
+    def load_strided(p, step, lo, hi):
+        vector = vector_at(p)
+
+        def emit(builder, pointer, step, lo, hi):
+            return _choose(
+                builder,
+                step,
+                {
+                    1: lambda: _masked_load(builder, pointer, _window(builder, lo, hi, lanes), vector),
+                    2: lambda: _every_second(builder, pointer, lo, hi, vector),
+                },
+                lambda: _gather(builder, pointer, step, _window(builder, lo, hi, lanes), vector),
+            )
+
+        return vector(p, types.int64, types.int64, types.int64), emit
+
+    return {"load": load, "load_partial": load_partial, "load_window": load_window, "load_strided": load_strided}
 
 
 @cache
 def vectors(dtype: str, lanes: int) -> ModuleType:
-    """The vocabulary for ``lanes`` elements of "float32" or "float64".
+    """Make the vocabulary for ``lanes`` elements of "float32" or "float64".
 
-    It is a module, made here, because Numba looks attributes of modules up when it types a function. Beside the
-    functions it has the constants ``lanes`` and ``itemsize``.
+    It is a module because Numba looks attributes of modules up when it types a function. Beside the functions it has
+    the constants ``lanes`` and ``itemsize``.
     """
-    real = {"float32": types.float32, "float64": types.float64}[dtype]
-    integer = {"float32": types.int32, "float64": types.int64}[dtype]
+    real, integer = {"float32": (types.float32, types.int32), "float64": (types.float64, types.int64)}[dtype]
     vector, integers = Vector(real, lanes), Vector(integer, lanes)
-    order = range(lanes)
-
-    def address_to(element: types.Type) -> Any:
-        @intrinsic
-        def pointer(typingctx, address):  # type: ignore[no-untyped-def]
-            def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-                return builder.inttoptr(args[0], _ELEMENTS[element].as_pointer())
-
-            return types.CPointer(element)(types.int64), emit
-
-        return pointer
-
-    @intrinsic
-    def load(typingctx, p, i):  # type: ignore[no-untyped-def]
-        result = _vector_at(p, lanes)
-
-        def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            return builder.load(_at(builder, *args, result), align=_BYTES[result.element])
-
-        return result(p, types.int64), emit
-
-    @intrinsic
-    def load_partial(typingctx, p, n):  # type: ignore[no-untyped-def]
-        result = _vector_at(p, lanes)
-
-        def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            pointer = _at(builder, args[0], _I64(0), result)
-            return _masked_load(builder, pointer, _window(builder, None, args[1], lanes), result)
-
-        return result(p, types.int64), emit
-
-    @intrinsic
-    def load_window(typingctx, p, lo, hi):  # type: ignore[no-untyped-def]
-        result = _vector_at(p, lanes)
-
-        def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            pointer = _at(builder, args[0], _I64(0), result)
-            return _masked_load(builder, pointer, _window(builder, *args[1:], lanes), result)
-
-        return result(p, types.int64, types.int64), emit
-
-    @intrinsic
-    def load_strided(typingctx, p, step, lo, hi):  # type: ignore[no-untyped-def]
-        result = _vector_at(p, lanes)
-
-        def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            pointer, step, lo, hi = args
-
-            def contiguous() -> Any:
-                return _masked_load(builder, pointer, _window(builder, lo, hi, lanes), result)
-
-            def every_second() -> Any:
-                # what lies between is read too, and dropped; the last element may have nothing after it
-                lo2 = builder.shl(lo, _I64(1))
-                hi2 = builder.sub(builder.shl(hi, _I64(1)), _I64(1))
-                upper = builder.gep(pointer, [_I64(lanes)])
-                parts = [
-                    _masked_load(builder, pointer, _window(builder, lo2, hi2, lanes), result),
-                    _masked_load(
-                        builder, upper,
-                        _window(builder, builder.sub(lo2, _I64(lanes)), builder.sub(hi2, _I64(lanes)), lanes), result,
-                    ),
-                ]  # fmt: skip
-                return builder.shuffle_vector(*parts, ir.Constant(ir.VectorType(_I32, lanes), [2 * l for l in order]))
-
-            def any_step() -> Any:
-                scale = _splat(builder, builder.mul(step, _I64(_BYTES[result.element])), lanes)
-                offsets = builder.mul(ir.Constant(ir.VectorType(_I64, lanes), list(order)), scale)
-                base = _splat(builder, builder.ptrtoint(pointer, _I64), lanes)
-                pointers = builder.inttoptr(builder.add(base, offsets), ir.VectorType(pointer.type, lanes))
-                mask, align = _window(builder, lo, hi, lanes), _I32(_BYTES[result.element])
-                name = f"llvm.masked.gather.{result.suffix}.v{lanes}p0"
-                return _call(builder, name, result.llvm, [pointers, align, mask, ir.Constant(result.llvm, None)])
-
-            return _choose(builder, step, {1: contiguous, 2: every_second}, any_step, result.llvm)
-
-        return result(p, types.int64, types.int64, types.int64), emit
-
-    def constant(result: Vector, value: Any) -> Any:
-        @intrinsic
-        def make(typingctx):  # type: ignore[no-untyped-def]
-            return result(), lambda context, builder, signature, args: ir.Constant(result.llvm, value)
-
-        return make
-
-    def broadcast_of(result: Vector) -> Any:
-        @intrinsic
-        def broadcast(typingctx, x):  # type: ignore[no-untyped-def]
-            def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-                return _splat(builder, args[0], lanes)
-
-            return result(result.element), emit
-
-        return broadcast
-
-    @intrinsic
-    def to_real(typingctx, a):  # type: ignore[no-untyped-def]
-        def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            return builder.sitofp(args[0], vector.llvm)
-
-        return vector(a), emit
-
-    @intrinsic
-    def to_int(typingctx, a):  # type: ignore[no-untyped-def]
-        def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            return builder.fptosi(args[0], integers.llvm)
-
-        return integers(a), emit
-
-    both = [index for pair in zip(order, range(lanes, 2 * lanes), strict=True) for index in pair]
+    interleaved = [index for lane in range(lanes) for index in (lane, lane + lanes)]
     v = ModuleType(f"{dtype}x{lanes}")
     v.__dict__.update(
-        _OPERATORS, lanes=lanes, itemsize=_BYTES[real],
-        pointer=address_to(real), pointer_int64=address_to(types.int64), pointer_uint8=address_to(types.uint8),
-        advance=advance, load=load, load_partial=load_partial, load_window=load_window, load_strided=load_strided,
-        store=store, store_partial=store_partial,
-        zero=constant(vector, None), broadcast=broadcast_of(vector),
-        zero_int=constant(integers, None), broadcast_int=broadcast_of(integers), lane=constant(integers, list(order)),
-        fma=fma, maximum=maximum, minimum=minimum, is_nan=is_nan, select=select, any=any_lane, all=all_lanes,
-        sum=total, extract=extract, widen=widen, to_real=to_real, to_int=to_int, shuffle=shuffle,
-        even=shuffle(tuple(range(0, 2 * lanes, 2))), odd=shuffle(tuple(range(1, 2 * lanes, 2))),
-        low=shuffle(tuple(both[:lanes])), high=shuffle(tuple(both[lanes:])),
+        _OPERATORS, **_loads(lanes), lanes=lanes, itemsize=vector.bytes,
+        pointer=_pointer_to(real), pointer_int64=_pointer_to(types.int64), pointer_uint8=_pointer_to(types.uint8),
+        advance=_advance, store=_store, store_partial=_store_partial,
+        zero=_constant(vector, None), zero_int=_constant(integers, None), lane=_constant(integers, list(range(lanes))),
+        broadcast=_broadcast(vector), broadcast_int=_broadcast(integers),
+        fma=_fma, maximum=_maximum, minimum=_minimum, is_nan=_is_nan, select=_select, any=_any_lane, all=_all_lanes,
+        sum=_total, extract=_extract, shuffle=_shuffle,
+        to_real=_conversion(vector, "sitofp"), to_int=_conversion(integers, "fptosi"), widen=_widen,
+        even=_shuffle(tuple(range(0, 2 * lanes, 2))), odd=_shuffle(tuple(range(1, 2 * lanes, 2))),
+        low=_shuffle(tuple(interleaved[:lanes])), high=_shuffle(tuple(interleaved[lanes:])),
     )  # fmt: skip
     return v

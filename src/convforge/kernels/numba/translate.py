@@ -18,7 +18,7 @@ from numba.core.compiler import Flags, compile_extra
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.datamodel import models
 from numba.core.registry import cpu_target
-from numba.core.typing import signature
+from numba.core.typing.templates import signature
 from numba.core.utils import pysignature
 from numba.extending import register_model, typeof_impl
 
@@ -88,7 +88,7 @@ class Inner:
         return self._signatures[actual].replace(pysig=self._parameters)
 
 
-class _InnerType(types.Callable, types.Dummy):  # type: ignore[misc]
+class _InnerType(types.Callable, types.Dummy):
     def __init__(self, inner: Inner) -> None:
         self.inner = inner
         super().__init__(f"inner({inner.function.__qualname__}, {id(inner)})")
@@ -106,12 +106,12 @@ class _InnerType(types.Callable, types.Dummy):  # type: ignore[misc]
 register_model(_InnerType)(models.OpaqueModel)
 
 
-@typeof_impl.register(Inner)  # type: ignore[untyped-decorator]
+@typeof_impl.register(Inner)
 def _(value: Inner, context: Any) -> _InnerType:
     return _InnerType(value)
 
 
-class _Library(codegen.AOTCodeLibrary):  # type: ignore[misc]
+class _Library(codegen.AOTCodeLibrary):
     """LLVM IR that is only collected: the passes run once, over the whole kernel."""
 
     def _optimize_functions(self, module: llvm.ModuleRef) -> None:
@@ -121,7 +121,7 @@ class _Library(codegen.AOTCodeLibrary):  # type: ignore[misc]
         pass
 
 
-class _Codegen(codegen.AOTCPUCodegen):  # type: ignore[misc]
+class _Codegen(codegen.AOTCPUCodegen):
     _library_class = _Library
 
 
@@ -145,15 +145,15 @@ def _lower(function: Callable[..., Any], args: tuple[types.Type, ...], result: t
     return compile_extra(cpu_target.typing_context, _context(), function, args, result, flags, {})
 
 
-@global_compiler_lock  # type: ignore[untyped-decorator]
+@global_compiler_lock
 def object_code(factory: Factory, dtype: str, tile: Tile, target: Cpu) -> bytes:
-    """Compile the kernel that ``factory`` makes for a dtype, a register tile and a CPU; its symbol is factory's name."""
+    """Compile the kernel that ``factory`` makes for a dtype, a register tile and a CPU; the symbol is its name."""
     module = _module(factory, dtype, tile)
     machine = _machine(target)
     return bytes(machine.emit_object(_optimised(module, machine)))
 
 
-@global_compiler_lock  # type: ignore[untyped-decorator]
+@global_compiler_lock
 def assembly(factory: Factory, dtype: str, tile: Tile, target: Cpu) -> str:
     """The same as text, to look for spilled registers."""
     module = _module(factory, dtype, tile)

@@ -19,7 +19,7 @@ def pack_weight(target: Target) -> Callable[..., None]:
     v, tile_rows = target.v, target.rows
     f = abi.fields("pack_weight")
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         k, c, kh, kw = args[f.k], args[f.c], args[f.kh], args[f.kw]
         w_k, w_c, w_h, w_w = args[f.w_k], args[f.w_c], args[f.w_h], args[f.w_w]
         blocks = (k + tile_rows - 1) // tile_rows
@@ -47,7 +47,7 @@ def sum_parts(target: Target) -> Callable[..., None]:
     v = target.v
     f = abi.fields("sum_parts")
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         parts, count = args[f.parts], args[f.count]
         partial, out = v.pointer(args[f.partial]), v.pointer(args[f.out])
         start, stop = begin * _SUM_BLOCK, min(end * _SUM_BLOCK, count)
@@ -73,7 +73,7 @@ def fill_zero(target: Target) -> Callable[..., None]:
     v = target.v
     f = abi.fields("fill_zero")
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         channels, oh, ow, out_h, out_w = args[f.channels], args[f.oh], args[f.ow], args[f.out_h], args[f.out_w]
         for item in range(begin, end):
             image = item // channels
