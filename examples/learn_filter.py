@@ -10,13 +10,14 @@ import argparse
 import numpy as np
 
 import convforge as cf
+from convforge import filters
 
-SOBEL_X = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], np.float32)[None, None]
+SOBEL = filters.named("sobel_x")
 
 
 def learn(images: np.ndarray, targets: np.ndarray, steps: int, rate: float) -> np.ndarray:
     """Return the 3x3 filter that turns ``images`` into ``targets``, found from zero by gradient descent."""
-    weight = np.zeros((1, 1, 3, 3), np.float32)
+    weight = np.zeros_like(SOBEL)
     for step in range(steps):
         error = cf.conv2d(images, weight) - targets
         if step % 10 == 0:
@@ -34,10 +35,10 @@ def main() -> None:
     options = parser.parse_args()
 
     images = np.random.default_rng(options.seed).standard_normal((8, 1, 64, 64)).astype(np.float32)
-    targets = cf.conv2d(images, SOBEL_X)
+    targets = cf.conv2d(images, SOBEL)
     weight = learn(images, targets, options.steps, options.rate)
     print(f"the filter learned:\n{weight[0, 0].round(4) + 0}")
-    print(f"largest error {np.abs(weight - SOBEL_X).max():.1e}")
+    print(f"largest error {np.abs(weight - SOBEL).max():.1e}")
 
 
 if __name__ == "__main__":

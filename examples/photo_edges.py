@@ -13,8 +13,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import convforge as cf
+from convforge import filters
 
-SOBEL_X = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], np.float32)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -29,7 +29,7 @@ def read_grey(photo: str) -> np.ndarray:
 
 def sobel_magnitude(grey: np.ndarray) -> np.ndarray:
     """Return the length of the gradient at every pixel but the outermost."""
-    weight = np.stack([SOBEL_X, SOBEL_X.T])[:, None]
+    weight = np.concatenate([filters.named("sobel_x"), filters.named("sobel_y")])
     horizontal, vertical = cf.conv2d(grey[None], weight)
     return np.hypot(horizontal, vertical)
 

@@ -38,12 +38,12 @@ def _check(problem, seed):
 
 
 @SETTINGS
-@given(problem=conv_problems(ndim=2), seed=st.integers(0, 2**32 - 1))
+@given(problem=conv_problems(ndims=(2,), most=24, channels=20), seed=st.integers(0, 2**32 - 1))
 def test_convolutions(problem, seed):
     _check(problem, seed)
 
 
 @SETTINGS
-@given(problem=pool_problems(ndim=2), seed=st.integers(0, 2**32 - 1))
+@given(problem=pool_problems(ndims=(2,), most=40), seed=st.integers(0, 2**32 - 1))
 def test_pools(problem, seed):
     _check(problem, seed)

@@ -14,9 +14,10 @@ from convforge import registry
 from convforge.bench import bare
 from convforge.runtime.machine import machine
 
-#: Rounds of the register tile and repetitions of them in one call: about 8 ms, so that starting threads is no part.
-_DEPTH = 10_000
-_REPETITIONS = 256
+#: Rounds of the register tile in one call, about half a millisecond: as long as the calls it is compared with, or on a
+#: busy machine the scheduler would interrupt it more often than them. On several threads it is longer, for their start.
+_ROUNDS = 150_000
+_ROUNDS_ON_THREADS = 1_000_000
 #: Bytes of each array of a copy, beyond any last level of cache that one program gets.
 _COPY_BYTES = 128 << 20
 
@@ -59,13 +60,14 @@ def fma_peak(dtype: str, backend: str, workers: int = 1) -> Ceiling:
     tile = machine().tile(dtype)
     elements = tile.rows * tile.columns
     registers = [bare.aligned(elements, dtype) for _ in range(workers)]
-    calls = [bare.bind(backend, "peak", dtype, {"out": out, "depth": _DEPTH}, _REPETITIONS) for out in registers]
+    depth = _ROUNDS if workers == 1 else _ROUNDS_ON_THREADS
+    calls = [bare.bind(backend, "peak", dtype, {"out": out, "depth": depth}) for out in registers]
 
     def one(index: int) -> None:
         registers[index][...] = 0.5  # s = s / 2 + 1 / 2 goes to 1: no overflow, no denormal
         calls[index]()
 
-    return Ceiling(_on_threads(one, list(range(workers))), 2.0 * elements * _DEPTH * _REPETITIONS * workers)
+    return Ceiling(_on_threads(one, list(range(workers))), 2.0 * elements * depth * workers)
 
 
 def copy(workers: int = 1) -> Ceiling:
@@ -83,7 +85,16 @@ def peak_backend() -> str | None:
 
 
 def _on_threads(work: Callable[[_Part], object], parts: list[_Part]) -> Callable[[], object]:
-    if len(parts) == 1:
-        return lambda: work(parts[0])
-    pool = ThreadPoolExecutor(len(parts), thread_name_prefix="convforge-ceiling")
-    return lambda: list(pool.map(work, parts))
+    """A call that does all parts at once, one of them on the calling thread."""
+    first, *others = parts
+    if not others:
+        return lambda: work(first)
+    pool = ThreadPoolExecutor(len(others), thread_name_prefix="convforge-ceiling")
+
+    def run() -> None:
+        running = [pool.submit(work, part) for part in others]
+        work(first)
+        for each in running:
+            each.result()
+
+    return run

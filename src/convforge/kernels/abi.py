@@ -27,6 +27,14 @@ _WINOGRAD_GRAD = (
     *INPUT, *GRAD_OUTPUT, "v", "w", "s", "out", "out_k", "out_c", "out_h", "out_w", "n", "g", "c", "k", "ih", "iw", "oh",
     "ow", "ph", "pw", "blocks", "block", "channels",
 )  # fmt: skip
+INDICES = ("indices", "indices_n", "indices_c", "indices_h")  # int64, flat within a plane; the last axis has unit stride
+# rows and columns: of a block of outputs; width: elements of a row of scratch, a multiple of LANES; batch: rows of a block
+# that are joined vertically before any is joined horizontally. A kernel takes 2 + 2 * batch rows of scratch
+POOL = (
+    "c", "ih", "iw", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw", "rows", "columns", "width", "batch",
+)  # fmt: skip
+# pixels from first to end count in a divisor; a divisor that is not 0 is every window's
+DIVISOR = ("h_first", "h_end", "w_first", "w_end", "divisor")
 
 SIGNATURES: dict[str, tuple[str, ...]] = {
     # weight view -> packed[g][ceil(k / ROWS)][c * kh * kw][ROWS], rows past k zero; items: g * ceil(k / ROWS)
@@ -54,6 +62,15 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "depthwise_forward": (*INPUT, *WEIGHT, "bias", *OUTPUT, *GEOMETRY, "rows", "columns"),
     # c is 1; partial[parts][g][k][kh * kw]; items: parts * g, a part some of the n * ceil(oh / rows) blocks of rows
     "depthwise_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "rows", "columns", "parts"),
+    # items: n * c * ceil(oh / rows) * ceil(ow / columns) blocks, columns innermost; without an address no indices are
+    # written, else those of a window must span less than what the dtype counts exactly
+    "max_pool_forward": (*INPUT, *OUTPUT[:4], *INDICES, *POOL),
+    # out is filled with 0, then y added at the indices, in their order; items: n * c
+    "max_pool_backward": (*GRAD_OUTPUT, *INDICES, *OUTPUT[:4], "c", "ih", "iw", "oh", "ow"),
+    # items as for max_pool_forward; dh and dw are 1
+    "avg_pool_forward": (*INPUT, *OUTPUT[:4], *POOL, *DIVISOR),
+    # items: n * c * ceil(ih / rows) * ceil(iw / columns) blocks of the input, columns innermost
+    "avg_pool_backward": (*GRAD_OUTPUT, *OUTPUT[:4], *POOL, *DIVISOR),
 }
 for _m in (2, 4, 6):
     # Winograd F(m, 3). weight view -> u and raw; items: g * ceil(k / ROWS)

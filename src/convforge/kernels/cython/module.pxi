@@ -8,6 +8,7 @@ include "im2col.pxi"
 include "winograd.pxi"
 include "direct.pxi"
 include "depthwise.pxi"
+include "pooling.pxi"
 
 ctypedef void (*kernel_function)(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil
 
@@ -50,4 +51,8 @@ KERNELS = {
     "direct_grad_weight": address(direct_grad_weight),
     "depthwise_forward": address(depthwise_forward),
     "depthwise_grad_weight": address(depthwise_grad_weight),
+    "max_pool_forward": address(max_pool_forward),
+    "max_pool_backward": address(max_pool_backward),
+    "avg_pool_forward": address(avg_pool_forward),
+    "avg_pool_backward": address(avg_pool_backward),
 }

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 cdef extern from "vectors.h" nogil:
     ctypedef float real
     ctypedef float vec
+    ctypedef int64_t vec_flags
     enum: LANES
     enum: ROWS
     enum: VECTORS
@@ -22,6 +23,9 @@ cdef extern from "vectors.h" nogil:
     void vec_store_partial(real *p, vec v, int64_t n)
     vec vec_fma(vec a, vec b, vec c)
     vec vec_maximum(vec a, vec b)
+    vec vec_select(vec_flags set, vec a, vec b)
+    vec_flags vec_exceeds(vec a, vec b)
+    vec_flags vec_precedes(vec a, vec i, vec b, vec j)
     real vec_sum(vec v)
     vec vec_sums(const vec *v)
     vec vec_even(vec a, vec b)

@@ -6,6 +6,7 @@ Importing this package imports neither Numba nor llvmlite.
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 #: The module of each kernel's factory function.
@@ -22,14 +23,22 @@ MODULES = {
     "direct_grad_weight": "direct",
     "depthwise_forward": "depthwise",
     "depthwise_grad_weight": "depthwise",
-    **{f"winograd_f{m}_{stage}": "winograd" for m in (2, 4, 6) for stage in ("weight", "forward", "input", "output")},
+    "max_pool_forward": "pooling",
+    "max_pool_backward": "pooling",
+    "avg_pool_forward": "pooling",
+    "avg_pool_backward": "pooling",
+    **{f"winograd_f{m}_{stage}": "winograd" for m in (2, 4, 6) for stage in ("weight", "forward", "input", "output", "grad_transform", "grad_multiply", "grad_weight")},
 }
 
 
 def available() -> str | None:
     """None, or the reason why this backend is missing."""
     absent = [name for name in ("numba", "llvmlite") if find_spec(name) is None]
-    return f"{' and '.join(absent)} not installed" if absent else None
+    if absent:
+        return f"{' and '.join(absent)} not installed"
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return "NUMBA_DISABLE_JIT is set"
+    return None
 
 
 def lookup(kernel: str, dtype: str) -> int:

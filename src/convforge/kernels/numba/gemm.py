@@ -6,21 +6,15 @@ registers. On Zen 5 both run at the speed of fused multiply-adds on registers al
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
+from convforge.kernels.numba.generate import define
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convforge.kernels.numba.translate import Inner, Target
-
-
-def _define(name: str, lines: list[str], **names: Any) -> Callable[..., Any]:
-    """Execute ``lines``, the generated source of a function that refers to ``names``."""
-    exec("\n".join(lines), names)
-    function: Callable[..., Any] = names[name]
-    return function
 
 
 def _outer_tile(target: Target, vectors: int) -> Inner:
@@ -55,7 +49,7 @@ def _outer_tile(target: Target, vectors: int) -> Inner:
             else:
                 lines += [f"        n = columns - {j * v.lanes}"]
                 lines += [f"        v.store_partial(to, s{i}_{j} + start(to, n, accumulate, init), n)"]
-    return target.call(_define("outer_tile", lines, v=v, start=start))
+    return target.call(define("outer_tile", lines, v=v, start=start))
 
 
 def gemm_rows(target: Target) -> Inner:
@@ -71,7 +65,7 @@ def gemm_rows(target: Target) -> Inner:
     for vectors in range(target.vectors, 0, -1):
         lines += [f"    if columns > {(vectors - 1) * lanes}:"]
         lines += [f"        return tile{vectors}(depth, a, b, ldb, c, ldc, bias, rows, columns, accumulate)"]
-    return target.jit(_define("gemm_rows", lines, **names))
+    return target.jit(define("gemm_rows", lines, **names))
 
 
 def dot_tile_rows(target: Target) -> int:
@@ -130,7 +124,7 @@ def dot_products(target: Target) -> Inner:
         f"row{i}": v.shuffle(tuple((lane + i * tile_columns) % lanes for lane in range(lanes)))
         for i in range(rows_per_vector)
     }
-    tile = target.call(_define("dot_tile", lines, v=v, pairs=pairs, **rotations))
+    tile = target.call(define("dot_tile", lines, v=v, pairs=pairs, **rotations))
 
     def dot_products(depth, a, lda, b, ldb, c, ldc, rows, columns):
         for row in range(0, rows, tile_rows):
@@ -187,4 +181,4 @@ def peak(target: Target) -> Callable[..., None]:
     lines += ["    for _ in range((end - begin) * args[f.depth]):"]
     lines += [f"        {s} = v.fma({s}, x, y)" for s in sums]
     lines += [f"    v.store(out, {i * v.lanes}, {s})" for i, s in enumerate(sums)]
-    return _define("kernel", lines, v=v, f=f)
+    return define("kernel", lines, v=v, f=f)

@@ -16,6 +16,7 @@ Memory is reached by pointers: ``v.pointer(address)`` makes one, ``v.advance(p, 
 ``load_strided(p, step, lo, hi)``  the same, reading ``p[l * step]``; a step of 2 may read what lies between too
 ``zero()  broadcast(x)``           of the kernel's dtype, whatever the type of ``x``
 ``zero_int()  broadcast_int(x)``   of the integer of the same size; ``lane()`` is 0, 1, 2...
+``broadcast_int64(x)``             of int64, what ``widen`` gives
 ``a + b  a - b  a * b  a / b``     also ``add sub mul``; ``fma(a, b, c)``: ``a * b + c``, rounded once if the CPU can
 ``maximum(a, b)  minimum(a, b)``   of numbers; NaN wins
 ``a < b  a > b  a == b  is_nan``   masks; ``both either any all select(mask, a, b)`` take them
@@ -461,6 +462,7 @@ def vectors(dtype: str, lanes: int) -> ModuleType:
         advance=_advance, store=_store, store_partial=_store_partial,
         zero=_constant(vector, None), zero_int=_constant(integers, None), lane=_constant(integers, list(range(lanes))),
         broadcast=_broadcast(vector), broadcast_int=_broadcast(integers),
+        broadcast_int64=_broadcast(vector.of(types.int64)),
         fma=_fma, maximum=_maximum, minimum=_minimum, is_nan=_is_nan, select=_select, any=_any_lane, all=_all_lanes,
         sum=_total, extract=_extract, shuffle=_shuffle,
         to_real=_conversion(vector, "sitofp"), to_int=_conversion(integers, "fptosi"), widen=_widen,

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from convforge.algorithms.winograd import codegen
 from convforge.algorithms.winograd.transforms import transforms
 from convforge.kernels import abi
-from convforge.kernels.numba.gemm import gemm_rows
+from convforge.kernels.numba.gemm import dot_products, gemm_rows
+from convforge.kernels.numba.generate import define
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,22 +32,15 @@ if TYPE_CHECKING:
 _CHANNELS = 32
 
 
-def _define(name: str, lines: list[str], **names: Any) -> Callable[..., Any]:
-    """The function of ``lines``, generated source that refers to ``names``."""
-    exec("\n".join(lines), names)
-    function: Callable[..., Any] = names[name]
-    return function
-
-
 def _product(target: Target, m: int, which: str) -> Inner:
     """A product by one of the matrices of F(m, 3): vectors in, a tuple of vectors out."""
     source = codegen.python_source(which, codegen.straight(codegen.products(transforms(m, 3))[which]))
-    return target.jit(_define(which, [source], v=target.v))
+    return target.jit(define(which, [source], v=target.v))
 
 
 def _shuffles(target: Target, program: codegen.Shuffles, name: str) -> Inner:
     indices = {f"i{number}": target.v.shuffle(step.indices) for number, step in enumerate(program.steps)}
-    return target.jit(_define(name, [codegen.python_source(name, program)], **indices))
+    return target.jit(define(name, [codegen.python_source(name, program)], **indices))
 
 
 def _names(letter: str, count: int) -> str:
@@ -54,10 +48,10 @@ def _names(letter: str, count: int) -> str:
 
 
 class _Blocks:
-    """What all the kernels know of blocks, for one m; ``f`` are the fields of their common argument list."""
+    """What the kernels know of blocks, for one m; ``f`` are the fields of the kernel's argument list."""
 
-    def __init__(self, target: Target, m: int) -> None:
-        f = abi.fields(f"winograd_f{m}_forward")
+    def __init__(self, target: Target, m: int, kernel: str) -> None:
+        f: Any = abi.fields(f"winograd_f{m}_{kernel}")
         lanes, per_panel = target.lanes, target.vectors
 
         @target.jit
@@ -104,7 +98,7 @@ def _transform_input(target: Target, m: int, shape: _Blocks) -> Inner:
     lines += [f"        {_names('o', alpha)} = product({_names('d', alpha)})"]
     lines += [f"        v.store(body, {i} * pitch + q, o{i})" for i in range(alpha)]
     product = _product(target, m, "input")
-    run_rows = target.jit(_define("run_rows", lines, v=v, input_row=input_row, product=product))
+    run_rows = target.jit(define("run_rows", lines, v=v, input_row=input_row, product=product))
 
     @target.call
     def rows(args, first, tiles, vectors, x, body, halo, zeros):  # type: ignore[no-untyped-def]
@@ -146,7 +140,7 @@ def _transform_input(target: Target, m: int, shape: _Blocks) -> Inner:
     lines += [f"        targets[2 * group] += {alpha} * step * {v.itemsize}"]
     deinterleave = _shuffles(target, codegen.deinterleave(m, lanes), "deinterleave")
     row_columns = target.jit(
-        _define("row_columns", lines, v=v, last=last, product=product, deinterleave=deinterleave)
+        define("row_columns", lines, v=v, last=last, product=product, deinterleave=deinterleave)
     )
 
     @target.call
@@ -233,7 +227,7 @@ def _transform_output(target: Target, m: int, shape: _Blocks) -> Inner:
     product = _product(target, m, "output")
     interleave = _shuffles(target, codegen.interleave(m, lanes), "interleave")
     # A^T both ways on a vector of tiles: m virtual rows; the sum of all is NaN or infinite if any output is
-    tiles_output = target.call(_define("tiles_output", lines, v=v, product=product, interleave=interleave))
+    tiles_output = target.call(define("tiles_output", lines, v=v, product=product, interleave=interleave))
 
     def exact(args, image, g, k, top, left):  # type: ignore[no-untyped-def]
         """One output by the definition."""
@@ -316,7 +310,7 @@ def _forward(m: int, target: Target) -> Callable[..., None]:
     """Everything for one block of tiles after another."""
     v, lanes = target.v, target.lanes
     area = (m + 2) ** 2
-    shape = _Blocks(target, m)
+    shape = _Blocks(target, m, "forward")
     f, block = shape.f, shape.block
     transform_input = _transform_input(target, m, shape)
     multiply = _multiply(target, m, shape)
@@ -341,7 +335,7 @@ def _forward(m: int, target: Target) -> Callable[..., None]:
 def _input(m: int, target: Target) -> Callable[..., None]:
     """The first of two stages: some channels of a block."""
     v = target.v
-    shape = _Blocks(target, m)
+    shape = _Blocks(target, m, "input")
     f, block = shape.f, shape.block
     transform_input = _transform_input(target, m, shape)
 
@@ -361,7 +355,7 @@ def _output(m: int, target: Target) -> Callable[..., None]:
     """The second of two stages: some output channels of a block."""
     v, lanes = target.v, target.lanes
     area = (m + 2) ** 2
-    shape = _Blocks(target, m)
+    shape = _Blocks(target, m, "output")
     f, block = shape.f, shape.block
     multiply = _multiply(target, m, shape)
     transform_output = _transform_output(target, m, shape)
@@ -396,7 +390,7 @@ def _weight(m: int, target: Target) -> Callable[..., None]:
         for j in range(alpha):
             scaled = f"o{j} * v.broadcast({scales[i * alpha + j]!r})"
             lines += [f"    v.store_partial(v.advance(u, {i * alpha + j} * step + e), {scaled}, size - e)"]
-    tile = target.call(_define("tile", lines, v=v, product=_product(target, m, "weight")))
+    tile = target.call(define("tile", lines, v=v, product=_product(target, m, "weight")))
 
     def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
         c_total, k_block = args[f.c], args[f.k_block]
@@ -432,6 +426,159 @@ def _weight(m: int, target: Target) -> Callable[..., None]:
     return kernel
 
 
+# The gradient by the weight is F(3, m): a tile of x times a tile of grad_output, transformed by A, is summed over all
+# tiles before one inverse transform. v[g][xi][c][tiles] and w[g][xi][k][tiles] hold one block: its panel is the block.
+
+
+def _grad_transform(m: int, target: Target) -> Callable[..., None]:
+    """Some channels of a block, of x or of grad_output."""
+    v, lanes = target.v, target.lanes
+    alpha, area = m + 2, (m + 2) ** 2
+    shape = _Blocks(target, m, "grad_transform")
+    f, block, pitch_of = shape.f, shape.block, shape.pitch
+    transform_input = _transform_input(target, m, shape)
+    product = _product(target, m, "grad_output")
+    deinterleave = _shuffles(target, codegen.deinterleave(m, lanes), "deinterleave")
+
+    @target.jit
+    def row_of(y, y_h, oh, row, zeros):  # type: ignore[no-untyped-def]
+        return v.advance(y, row * y_h) if row < oh else zeros
+
+    lines = ["def run_rows(y, y_h, oh, ow, top, left, run, zeros, body, pitch):"]
+    lines += [f"    r{i} = v.advance(row_of(y, y_h, oh, top + {i}, zeros), left)" for i in range(m)]
+    lines += [f"    for q in range(0, run * {m}, {lanes}):"]
+    windows = [f"v.load_partial(v.advance(r{i}, q), ow - left - q)" for i in range(m)]
+    lines += [f"        {_names('o', alpha)} = product({', '.join(windows)})"]
+    lines += [f"        v.store(body, {i} * pitch + q, o{i})" for i in range(alpha)]
+    run_rows = target.jit(define("run_rows", lines, v=v, row_of=row_of, product=product))
+
+    lines = ["def row_columns(vectors, body, to, step):"]
+    lines += ["    for group in range(vectors):"]
+    loads = [f"v.load(body, (group * {m} + {j}) * {lanes})" for j in range(m)]
+    lines += [f"        {_names('d', m)} = deinterleave({', '.join(loads)})"]
+    lines += [f"        {_names('o', alpha)} = product({_names('d', m)})"]
+    lines += [f"        v.store(to, {j} * step + group * {lanes}, o{j})" for j in range(alpha)]
+    row_columns = target.jit(define("row_columns", lines, v=v, deinterleave=deinterleave, product=product))
+
+    @target.call
+    def transform_grad_output(args, first, tiles, vectors, y, to, step, body):  # type: ignore[no-untyped-def]
+        th, tw = (args[f.oh] + m - 1) // m, (args[f.ow] + m - 1) // m
+        image, row, column = first // (th * tw), first // tw % th, first % tw
+        pitch = pitch_of(vectors)
+        zeros = v.advance(body, alpha * pitch)
+        done = 0
+        while done < tiles:
+            run = min(tw - column, tiles - done)
+            run_rows(
+                v.advance(y, image * args[f.y_n]), args[f.y_h], args[f.oh], args[f.ow], row * m, column * m, run, zeros,
+                v.advance(body, done * m), pitch,
+            )  # fmt: skip
+            done += run
+            column = 0
+            row += 1
+            if row == th:
+                row = 0
+                image += 1
+        for i in range(alpha):
+            row_columns(vectors, v.advance(body, i * pitch), v.advance(to, i * alpha * step), step)
+
+    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+        first, tiles, vectors, _ = block(args, args[f.block])
+        c, k = args[f.c], args[f.k]
+        parts = (c + k + args[f.channels] - 1) // args[f.channels]
+        step, step_y = (vectors * c + 1) * lanes, (vectors * k + 1) * lanes
+        for item in range(begin, end):
+            g, start = item // parts, item % parts * args[f.channels]
+            last = min(start + args[f.channels], c + k)
+            if start < c:
+                to = args[f.v] + g * area * step * v.itemsize
+                transform_input(args, first, tiles, vectors, 1, g, start, min(last, c), to, scratch)
+            if last > c:
+                body = v.pointer(scratch)
+                for i in range(alpha * pitch_of(vectors) + args[f.ow]):
+                    body[i] = 0
+                for channel in range(max(start - c, 0), last - c):
+                    y = v.advance(v.pointer(args[f.y]), (g * k + channel) * args[f.y_k])
+                    to_y = v.advance(v.pointer(args[f.w]), g * area * step_y + channel * vectors * lanes)
+                    transform_grad_output(args, first, tiles, vectors, y, to_y, step_y, body)
+
+    return kernel
+
+
+def _grad_multiply(m: int, target: Target) -> Callable[..., None]:
+    """The sums of products over the tiles of a block, for one xi after another."""
+    v, lanes = target.v, target.lanes
+    shape = _Blocks(target, m, "grad_multiply")
+    f, block = shape.f, shape.block
+    products = dot_products(target)
+
+    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+        _, tiles, vectors, _ = block(args, args[f.block])
+        c, k, width = args[f.c], args[f.k], vectors * lanes
+        for item in range(begin, end):
+            s = v.advance(v.pointer(args[f.s]), item * k * c)
+            if args[f.block] == 0:
+                for i in range(k * c):
+                    s[i] = 0
+            x = v.advance(v.pointer(args[f.v]), item * (width * c + lanes))
+            y = v.advance(v.pointer(args[f.w]), item * (width * k + lanes))
+            products(tiles, y, width, x, width, s, c, k, c)
+
+    return kernel
+
+
+def _grad_weight(m: int, target: Target) -> Callable[..., None]:
+    """The inverse transform of the sums."""
+    v, lanes = target.v, target.lanes
+    f: Any = abi.fields(f"winograd_f{m}_grad_weight")
+    alpha, area = m + 2, (m + 2) ** 2
+    scales = codegen.scales(transforms(m, 3))
+
+    lines = ["def inverse(s, step, n, taps):"]
+    for j in range(alpha):
+        for i in range(alpha):
+            xi = i * alpha + j
+            lines += [f"    d{i} = v.load_partial(v.advance(s, {xi} * step), n) * v.broadcast({scales[xi]!r})"]
+        lines += [f"    {', '.join(f'h{i}_{j}' for i in range(3))} = product({_names('d', alpha)})"]
+    for i in range(3):
+        lines += [f"    {_names('o', 3)} = product({', '.join(f'h{i}_{j}' for j in range(alpha))})"]
+        lines += [f"    v.store(taps, {(i * 3 + j) * lanes}, o{j})" for j in range(3)]
+    inverse = target.call(define("inverse", lines, v=v, product=_product(target, m, "grad_weight")))
+
+    @target.call
+    def exact(args, g, k, c, i, j):  # type: ignore[no-untyped-def]
+        """One element of the gradient by the definition."""
+        total = v.zero()
+        for image in range(args[f.n]):
+            x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + (g * args[f.c] + c) * args[f.x_c])
+            y = v.advance(v.pointer(args[f.y]), image * args[f.y_n] + (g * args[f.k] + k) * args[f.y_k])
+            for row in range(max(args[f.ph] - i, 0), min(args[f.oh], args[f.ih] + args[f.ph] - i)):
+                for column in range(max(args[f.pw] - j, 0), min(args[f.ow], args[f.iw] + args[f.pw] - j)):
+                    factor = v.broadcast(x[(row + i - args[f.ph]) * args[f.x_h] + column + j - args[f.pw]])
+                    total = v.fma(factor, v.broadcast(y[row * args[f.y_h] + column]), total)
+        return v.extract(total, 0)
+
+    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+        taps = v.pointer(scratch)
+        for item in range(begin, end):
+            g, k = item // args[f.k], item % args[f.k]
+            for c in range(0, args[f.c], lanes):
+                step = args[f.k] * args[f.c]
+                count = min(lanes, args[f.c] - c)
+                s = v.advance(v.pointer(args[f.s]), (g * area * args[f.k] + k) * args[f.c] + c)
+                inverse(s, step, count, taps)
+                for lane in range(count):
+                    out = v.advance(v.pointer(args[f.out]), item * args[f.out_k] + (c + lane) * args[f.out_c])
+                    for i in range(3):
+                        for j in range(3):
+                            value = taps[(i * 3 + j) * lanes + lane]
+                            if value - value != 0:
+                                value = exact(args, g, k, c + lane, i, j)
+                            out[i * args[f.out_h] + j * args[f.out_w]] = value
+
+    return kernel
+
+
 def _factories(make: Callable[[int, Target], Callable[..., None]], stage: str) -> tuple[Factory, ...]:
     """The factory functions of one kind of kernel for F(2, 3), F(4, 3) and F(6, 3)."""
 
@@ -449,3 +596,10 @@ winograd_f2_weight, winograd_f4_weight, winograd_f6_weight = _factories(_weight,
 winograd_f2_forward, winograd_f4_forward, winograd_f6_forward = _factories(_forward, "forward")
 winograd_f2_input, winograd_f4_input, winograd_f6_input = _factories(_input, "input")
 winograd_f2_output, winograd_f4_output, winograd_f6_output = _factories(_output, "output")
+winograd_f2_grad_transform, winograd_f4_grad_transform, winograd_f6_grad_transform = _factories(
+    _grad_transform, "grad_transform"
+)
+winograd_f2_grad_multiply, winograd_f4_grad_multiply, winograd_f6_grad_multiply = _factories(
+    _grad_multiply, "grad_multiply"
+)
+winograd_f2_grad_weight, winograd_f4_grad_weight, winograd_f6_grad_weight = _factories(_grad_weight, "grad_weight")

@@ -1,0 +1,104 @@
+"""Everything public is documented and annotated, and the examples in docstrings and pages say what really comes out."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import typing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import convforge as cf
+from convforge import filters
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+
+
+def functions():
+    """Every public function and method by name."""
+    found = {name: getattr(cf, name) for name in cf.__all__}
+    found |= {f"filters.{name}": getattr(filters, name) for name in ("named", "box", "gaussian")}
+    for name, value in list(found.items()):
+        if inspect.isclass(value):
+            del found[name]
+            found |= {
+                f"{name}.{member}": method
+                for member, method in vars(value).items()
+                if inspect.isfunction(method) and (not member.startswith("_") or member == "__call__")
+            }
+    return {name: value for name, value in found.items() if callable(value)}
+
+
+FUNCTIONS = [pytest.param(function, id=name) for name, function in functions().items()]
+CLASSES = [pytest.param(getattr(cf, name), id=name) for name in cf.__all__ if inspect.isclass(getattr(cf, name))]
+
+
+def sections(documented):
+    """The sections of a NumPy-style docstring by title; the summary goes by ''."""
+    parts = re.split(r"^([A-Z][A-Za-z ]+)\n-{3,}\n", inspect.getdoc(documented) or "", flags=re.MULTILINE)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def documented_names(section):
+    """The names that a Parameters section describes; one entry may describe several."""
+    lines = [line.partition(" : ")[0] for line in section.splitlines() if line and not line.startswith(" ")]
+    return {name.strip() for line in lines for name in line.split(",")}
+
+
+def parameters(function):
+    names = inspect.signature(inspect.unwrap(function)).parameters
+    return set(names) - {"self"}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_function_is_documented(function):
+    found = sections(function)
+    assert found[""].strip()
+    if parameters(function):
+        assert documented_names(found.get("Parameters", "")) == parameters(function)
+        assert "Raises" in found
+    returned = inspect.signature(function).return_annotation
+    if returned not in (None, "None") and parameters(function):
+        assert "Returns" in found or "Yields" in found or "Iterator" in str(returned)
+
+
+@pytest.mark.parametrize("class_", CLASSES)
+def test_class_is_documented(class_):
+    assert sections(class_)[""].strip()
+    for name, member in vars(class_).items():
+        if isinstance(member, property) and not name.startswith("_"):
+            assert inspect.getdoc(member), name
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_function_is_annotated(function):
+    function = inspect.unwrap(function)
+    hints = typing.get_type_hints(function)
+    assert set(hints) == parameters(function) | {"return"}
+
+
+def modules():
+    for module in pkgutil.walk_packages(cf.__path__, "convforge."):
+        if ".kernels." not in module.name and not module.name.endswith(("__main__", "._native")):
+            yield module.name
+
+
+@pytest.mark.parametrize("name", ["convforge", *modules()])
+def test_examples_in_docstrings(name):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_in_pages(page):
+    names = {"np": np, "cf": cf}
+    assert doctest.testfile(str(page), module_relative=False, globs=names, encoding="utf-8").failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_in_pages(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target

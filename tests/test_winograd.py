@@ -1,0 +1,246 @@
+"""Winograd's matrices are exact, what is generated from them computes them, and the kernels keep what policy promises."""
+
+import re
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+
+import convforge as cf
+from convforge.algorithms.lowering import correlations
+from convforge.algorithms.winograd import codegen, policy
+from convforge.algorithms.winograd.transforms import default_points, transforms
+from convforge.registry import ALGORITHMS
+from convforge.runtime.machine import machine
+
+from . import calls
+
+KERNELS = [each for each in ALGORITHMS if each.name.startswith("winograd")]
+SIZES = [*product(range(1, 9), range(1, 6)), (12, 3)]
+FAMILY = [transforms(m, 3) for m in policy.TILES]
+LANES = (2, 4, 8, 16)
+
+
+def _is_exact(t):
+    """Sum over i of A[i][j] G[i][l] B[k][i] is 1 where k = j + l, else 0: what a correlation is."""
+    for j, tap, k in product(range(t.m), range(t.r), range(t.alpha)):
+        total = sum(t.output[j][i] * t.scale[i] * t.weight[i][tap] * t.input[i][k] for i in range(t.alpha))
+        if total != (k == j + tap):
+            return False
+    return True
+
+
+@pytest.mark.parametrize(("m", "r"), SIZES)
+def test_matrices_are_exact(m, r):
+    assert _is_exact(transforms(m, r))
+
+
+def test_any_distinct_points_do():
+    assert _is_exact(transforms(4, 3, (Fraction(3), Fraction(1, 7), Fraction(-2), Fraction(0), Fraction(5))))
+
+
+@pytest.mark.parametrize("points", [(0, 1), (0, 1, 1), (0, 1, -1, 2)])
+def test_points_must_fit(points):
+    with pytest.raises(ValueError, match=r"F\(2, 3\) needs 3 distinct finite points"):
+        transforms(2, 3, tuple(map(Fraction, points)))
+
+
+@pytest.mark.parametrize(("m", "r"), [(0, 3), (2, 0)])
+def test_sizes_must_be_positive(m, r):
+    with pytest.raises(ValueError, match="m >= 1 and r >= 1"):
+        transforms(m, r)
+
+
+def test_constants_are_exact_in_binary():
+    """Only the row factors of G are rounded."""
+    for t in FAMILY:
+        for row in (*t.input, *t.weight, *t.output):
+            assert all(Fraction(np.float32(float(value)).item()) == value for value in row)
+
+
+def test_default_points_come_in_pairs():
+    for count in range(1, 14, 2):
+        points = default_points(count)
+        assert len(set(points)) == count
+        assert set(points) == {-point for point in points}
+
+
+def _evaluated(program, inputs):
+    values = {f"d{j}": value for j, value in enumerate(inputs)}
+    for step in program.steps:
+        values[step.name] = step.factor * values[step.a] + (values[step.b] if step.b else 0)
+    return [values[name] if name else 0 for name in program.outputs]
+
+
+@pytest.mark.parametrize(("m", "r"), SIZES)
+def test_programs_compute_their_matrices(m, r):
+    for matrix in codegen.products(transforms(m, r)).values():
+        program = codegen.straight(matrix)
+        for j in range(program.inputs):
+            unit = [Fraction(int(i == j)) for i in range(program.inputs)]
+            assert _evaluated(program, unit) == [row[j] for row in matrix]
+
+
+def test_programs_are_short():
+    """Pairs of points share their even and odd parts, and each step is one fused multiply-add."""
+    lengths = {t.m: {name: len(codegen.straight(p).steps) for name, p in codegen.products(t).items()} for t in FAMILY}
+    assert lengths == {
+        2: {"input": 4, "weight": 3, "output": 4, "grad_output": 2, "grad_weight": 4},
+        4: {"input": 12, "weight": 6, "output": 12, "grad_output": 8, "grad_weight": 10},
+        6: {"input": 24, "weight": 9, "output": 20, "grad_output": 18, "grad_weight": 14},
+    }
+
+
+class _Numbers:
+    """The vector vocabulary on plain numbers."""
+
+    @staticmethod
+    def broadcast(x):
+        return Fraction(x)
+
+    @staticmethod
+    def fma(a, b, c):
+        return a * b + c
+
+    @staticmethod
+    def add(a, b):
+        return a + b
+
+    @staticmethod
+    def sub(a, b):
+        return a - b
+
+    @staticmethod
+    def mul(a, b):
+        return a * b
+
+
+@pytest.mark.parametrize("t", FAMILY, ids=lambda t: f"F({t.m}, 3)")
+def test_sources_compute_their_matrices(t, rng):
+    header = codegen.c_header([t])
+    for name, matrix in codegen.products(t).items():
+        inputs = [Fraction(int(value)) for value in rng.integers(-9, 10, len(matrix[0]))]
+        expected = [sum(a * b for a, b in zip(row, inputs, strict=True)) for row in matrix]
+        names = {"v": _Numbers}
+        exec(codegen.python_source(name, codegen.straight(matrix)), names)
+        assert list(names[name](*inputs)) == expected
+        assert _run_c(header, f"winograd_{name}", inputs) == expected
+
+
+def _run_c(header, function, inputs):
+    """Evaluate a function of straight-line C, whose assignments are Python's but for types, casts and braces."""
+    body = header.partition(f"void {function}(")[2].partition("break;")[0].partition(": {")[2]
+    body = body.replace("(real)", "").replace("vec ", "").replace(";", "")
+    body = re.sub(r"(\d+\.\d+(?:e-?\d+)?)", r"Fraction(\1)", body)
+    names = {"d": inputs, "o": [None] * 8, "Fraction": Fraction}
+    exec("\n".join(line.strip() for line in body.splitlines()), names)
+    return [value for value in names["o"] if value is not None]
+
+
+def _shuffled(program, vectors):
+    values = {f"d{j}": list(vector) for j, vector in enumerate(vectors)}
+    for step in program.steps:
+        both = values[step.a] + values[step.b]
+        values[step.name] = [both[i] for i in step.indices]
+    return [values[name] for name in program.outputs]
+
+
+@pytest.mark.parametrize(("m", "lanes"), [*product(range(1, 9), LANES)])
+def test_interleaving(m, lanes):
+    rows = np.arange(m * lanes).reshape(m, lanes)
+    phases = rows.reshape(lanes, m).T
+    np.testing.assert_array_equal(_shuffled(codegen.deinterleave(m, lanes), rows), phases)
+    np.testing.assert_array_equal(_shuffled(codegen.interleave(m, lanes), phases), rows)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("c", [1, 16, 512])
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_error_stays_within_the_model(kernel, c, dtype, rng):
+    problem = cf.parse(f"n1c{c}k{c}i13x20f3x3p1:{dtype}")
+    arrays = calls.arrays_for(problem, rng)
+    for pass_ in problem.passes:
+        if kernel.refuses(problem, pass_):
+            pytest.skip("not available here")
+        expected = _exact(problem, pass_, arrays)
+        error = calls.relative_error(calls.run(kernel, problem, pass_, arrays), expected)
+        assert error <= kernel.error(problem, pass_)
+        assert kernel.error(problem, pass_) < 40 * error + 4 * np.finfo(dtype).eps
+
+
+def _exact(problem, pass_, arrays):
+    """In float64, or for float64 in long doubles, by matrix products."""
+    wide = np.longdouble if problem.dtype == "float64" else np.float64
+    x, w, y = (arrays[name].astype(wide) for name in ("x", "weight", "grad_output"))
+    height, width = problem.output
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    result = {"forward": np.zeros(problem.output_shape, wide), "grad_weight": np.zeros(problem.weight_shape, wide)}
+    result["grad_input"] = np.zeros(padded.shape, wide)
+    for i, j in product(range(3), range(3)):
+        window = (slice(None), slice(None), slice(i, i + height), slice(j, j + width))
+        if pass_ == "forward":
+            result[pass_] += np.tensordot(padded[window], w[:, :, i, j], (1, 1)).transpose(0, 3, 1, 2)
+        elif pass_ == "grad_input":
+            result[pass_][window] += np.tensordot(y, w[:, :, i, j], (1, 0)).transpose(0, 3, 1, 2)
+        else:
+            result[pass_][:, :, i, j] = np.tensordot(y, padded[window], ((0, 2, 3), (0, 2, 3)))
+    return result[pass_][:, :, 1:-1, 1:-1] if pass_ == "grad_input" else result[pass_]
+
+
+def test_the_default_tolerance_admits_the_large_tiles():
+    from convforge.registry import DEFAULT_TOLERANCE
+
+    for dtype, c in product(("float32", "float64"), (64, 512)):
+        for kernel in KERNELS:
+            assert kernel.error(cf.parse(f"n1c{c}k{c}i28x28f3x3p1:{dtype}"), "forward") <= DEFAULT_TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+@pytest.mark.parametrize("text", ["n2c5k37i13x50f3x3p1", "n3c4k8i9x5f3x3p0g2", "n1c3k9i31x8f3x3p2_0x0_3"])
+@pytest.mark.parametrize("pass_", ["forward", "grad_input"])
+def test_bits_do_not_depend_on_how_the_tiles_are_cut(kernel, text, pass_, rng, monkeypatch):
+    """Fused or in two stages, whatever the blocks: the same sums in the same order."""
+    problem = cf.parse(text)
+    if kernel.refuses(problem, pass_):
+        pytest.skip("not available here")
+    m = int(kernel.name[-1])
+    arrays = calls.arrays_for(problem, rng)
+    expected = calls.run(kernel, problem, pass_, {**arrays, "bias": None})
+    (r,) = correlations(problem, pass_)
+    tile = machine().tile(problem.dtype)
+    vectors = -(-r.n * -(-r.output[0] // m) * -(-r.output[1] // m) // tile.lanes)
+    for blocks, k_block, c_block in ((1, 16, 0), (2, 8, 2), (vectors, 32, 1)):
+        if blocks > vectors or vectors / blocks > 16:
+            continue
+        cut = policy.Blocking(blocks, k_block, c_block)
+        monkeypatch.setattr(policy, "blocking", lambda *_, cut=cut: cut)
+        np.testing.assert_array_equal(calls.run(kernel, problem, pass_, {**arrays, "bias": None}), expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_non_finite_outputs_leave_the_others_alone(kernel, rng):
+    """Tiles around a NaN are repaired output by output; what the NaN does not reach keeps its value."""
+    problem = cf.parse("n2c3k5i17x23f3x3p1")
+    if kernel.refuses(problem, "forward"):
+        pytest.skip("not available here")
+    arrays = {**calls.arrays_for(problem, rng), "bias": None}
+    clean = calls.run(kernel, problem, "forward", arrays)
+    arrays["x"][1, 2, 8, 11] = np.nan
+    y = calls.run(kernel, problem, "forward", arrays)
+    reached = np.zeros(y.shape, bool)
+    reached[1, :, 7:10, 10:13] = True
+    np.testing.assert_array_equal(np.isnan(y), reached)
+    np.testing.assert_array_equal(y[0], clean[0])
+    np.testing.assert_allclose(y[~reached], clean[~reached], rtol=1e-3, atol=1e-3)
+
+
+def test_refusals_name_what_is_wrong():
+    for text, reason in (
+        ("n1c4k4i9x9f5x5", "kernel of 3x3, not 5x5"),
+        ("n1c4k4i9x9f3x3s2", "stride of 1x1, not 2x2"),
+        ("n1c4k4i9x9f3x3d1x2", "dilation of 1x1, not 1x2"),
+        ("n1c4k4i9f3", "2-D, the problem is 1-D"),
+        ("max:n1c4i9x9f3x3", "does not pool"),
+    ):
+        assert reason in policy.refuses(cf.parse(text), "forward")
