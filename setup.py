@@ -77,8 +77,9 @@ class BuildKernels(build_ext):
 
 def _advice(trouble: str) -> str:
     return (
-        f"\n\nconvforge: {trouble}.\nInstall gcc or clang with Python's headers (Debian: apt install gcc python3-dev), "
-        "or set CONVFORGE_NO_EXTENSIONS=1\nto install without compiled kernels: the Numba and NumPy backends work.\n"
+        f"\n\nconvforge: {trouble}.\nInstall gcc, or clang with libomp, and Python's headers (Debian: apt install gcc "
+        "python3-dev), or set\nCONVFORGE_NO_EXTENSIONS=1 to install without compiled kernels: the Numba and NumPy "
+        "backends work.\n"
     )
 
 

@@ -91,7 +91,7 @@ Layer = Conv | Pool | Dense | Relu
 
 
 def build(rng: np.random.Generator, n: int, m: int, k: int, size: int, width: int) -> list[Layer]:
-    """Return [[CONV-RELU]*n-POOL]*m-[FC-RELU]*k-FC for images of ``size``; each of the m stages doubles the channels."""
+    """Return [[CONV-RELU]*n-POOL]*m-[FC-RELU]*k-FC for images of ``size``; the channels double m - 1 times."""
     layers: list[Layer] = []
     channels = 1
     for stage in range(m):

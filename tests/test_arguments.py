@@ -129,7 +129,7 @@ def _is_valid(function, name, value):
     return False
 
 
-@pytest.mark.parametrize(("function", "name", "value", "error"), _cases())
+@pytest.mark.parametrize(("function", "name", "value", "error"), list(_cases()))
 def test_bad_argument(function, name, value, error):
     with pytest.raises(error) as caught:
         function(**{**VALID[function], name: value})

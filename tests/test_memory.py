@@ -28,7 +28,7 @@ def _cases():
 
 
 @pytest.mark.parametrize("place", [at_page_end, at_page_start])
-@pytest.mark.parametrize(("algorithm", "problem", "pass_"), _cases())
+@pytest.mark.parametrize(("algorithm", "problem", "pass_"), list(_cases()))
 def test_no_access_beyond_the_arrays(algorithm, problem, pass_, place, rng):
     arrays = {**calls.arrays_for(problem, rng), "bias": None}
     expected = calls.run(algorithm, problem, pass_, arrays)
@@ -43,7 +43,7 @@ def test_no_access_beyond_the_arrays(algorithm, problem, pass_, place, rng):
             np.testing.assert_array_equal(guarded[name], array)
 
 
-@pytest.mark.parametrize(("algorithm", "problem", "pass_"), _cases())
+@pytest.mark.parametrize(("algorithm", "problem", "pass_"), list(_cases()))
 def test_a_strided_out_is_written_only_where_it_is(algorithm, problem, pass_, rng):
     arrays = {**calls.arrays_for(problem, rng), "bias": None}
     expected = calls.run(algorithm, problem, pass_, arrays)

@@ -33,7 +33,7 @@ def _spoil(array, rng, values):
 
 
 @pytest.mark.parametrize("spoiled", ["x", "weight", "grad_output"])
-@pytest.mark.parametrize(("algorithm", "problem", "pass_"), _cases())
+@pytest.mark.parametrize(("algorithm", "problem", "pass_"), list(_cases()))
 def test_non_finite_inputs(algorithm, problem, pass_, spoiled, rng):
     reads = {"forward": ("x", "weight"), "grad_input": ("weight", "grad_output"), "grad_weight": ("x", "grad_output")}
     if spoiled not in reads[pass_]:
@@ -44,7 +44,7 @@ def test_non_finite_inputs(algorithm, problem, pass_, spoiled, rng):
     _same_kind(y, calls.exact(problem, pass_, arrays))
 
 
-@pytest.mark.parametrize(("algorithm", "problem", "pass_"), _cases())
+@pytest.mark.parametrize(("algorithm", "problem", "pass_"), list(_cases()))
 def test_overflow(algorithm, problem, pass_, rng):
     """One product beyond the largest float: infinite where it is summed, finite elsewhere."""
     arrays = calls.arrays_for(problem, rng)
@@ -58,7 +58,7 @@ def test_overflow(algorithm, problem, pass_, rng):
     _same_kind(calls.run(algorithm, problem, pass_, arrays), expected)
 
 
-@pytest.mark.parametrize(("algorithm", "problem", "pass_"), _cases())
+@pytest.mark.parametrize(("algorithm", "problem", "pass_"), list(_cases()))
 def test_denormals_are_kept(algorithm, problem, pass_, rng):
     """Loading and running the kernels leaves gradual underflow on."""
     arrays = calls.arrays_for(problem, rng)

@@ -190,7 +190,7 @@ def test_an_edited_source_is_compiled_anew(tmp_path):
     assert run(tmp_path / "cache", package) == f"{SUMS} True"
     simd = package / "kernels/numba/simd.py"
     source = simd.read_text()
-    edited = source.replace('"add": _operator(operator.add, _arithmetic("add",', '"add": _operator(operator.add, _arithmetic("sub",')
+    edited = source.replace('_operator(operator.add, _arithmetic("add",', '_operator(operator.add, _arithmetic("sub",')
     assert edited != source
     simd.write_text(edited)
     assert run(tmp_path / "cache", package) == " ".join(["-20"] * 20) + " True"
@@ -236,6 +236,17 @@ def test_another_cpu(tmp_path):
     assert run(tmp_path, **lesser) == f"{SUMS} False"
     assert run(tmp_path, NUMBA_CPU_FEATURES=compiling.cpu().features + ",-sse4a") == f"{SUMS} True"
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_cpu_is_told_as_numba_tells_it(monkeypatch):
+    monkeypatch.setattr(compiling.llvm, "get_host_cpu_name", lambda: "generic")
+    host = compiling.cpu()
+    assert host.name == "generic"
+    assert host.features  # LLVM does not know the host by name, but can ask it
+    monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
+    assert compiling.cpu() == ("generic", "")
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", "+avx2")
+    assert compiling.cpu() == ("generic", "+avx2")
 
 
 def test_the_reason_why_the_backend_is_missing(tmp_path):

@@ -1,57 +1,77 @@
 """The clock: calls take turns, slow ones less often, and medians come out."""
 
-import time
-
 import pytest
 
 from convforge.bench import timing, units
 
 
-def busy(seconds):
-    def call():
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            pass
+class Clock:
+    """A clock that only calls move on."""
 
-    return call
+    def __init__(self):
+        self.now = 0.0
+        self.order = []
 
+    def call(self, name, *seconds):
+        """A call that takes these seconds, the last of them from then on."""
+        durations = list(seconds)
 
-def test_medians_are_of_single_calls():
-    short, long = timing.interleave([busy(20e-6), busy(2e-3)], budget=0.3)
-    assert 20e-6 <= short.low <= short.seconds <= short.high
-    assert long.seconds >= 2e-3
-    assert min(short.rounds, long.rounds) >= timing.ROUNDS
+        def run():
+            self.now += durations.pop(0) if len(durations) > 1 else durations[0]
+            self.order.append(name)
 
-
-def test_calls_take_turns():
-    order = []
-
-    def record(name, seconds):
-        wait = busy(seconds)
-
-        def call():
-            order.append(name)
-            wait()
-
-        return call
-
-    found = timing.interleave([record(name, 1e-3) for name in "abc"], rounds=7, budget=1e-6 + 0.021 * 3)
-    turns = order[-3 * found[0].rounds :]
-    rounds = [turns[i : i + 3] for i in range(0, len(turns), 3)]
-    assert len(rounds) >= 7
-    assert all(sorted(each) == ["a", "b", "c"] for each in rounds)
-    assert {each[0] for each in rounds} == {"a", "b", "c"}
+        return run
 
 
-def test_a_slow_call_does_not_eat_the_budget():
-    slow, fast = timing.interleave([busy(0.12), busy(1e-3)], budget=0.2)
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(timing, "perf_counter", lambda: made.now)
+    return made
+
+
+def test_medians_are_of_single_calls(clock):
+    short, long = timing.interleave([clock.call("short", 20e-6), clock.call("long", 2e-3)], budget=0.1)
+    assert short.seconds == pytest.approx(20e-6)
+    assert long.seconds == pytest.approx(2e-3)
+    assert short.rounds == long.rounds >= timing.ROUNDS
+    assert clock.order.count("short") >= 10 * short.rounds  # a sample is many short calls
+
+
+def test_median_and_quartiles(clock):
+    (found,) = timing.interleave([clock.call("a", *[1e-3] * 3, *[5e-3] * 2, *[2e-3] * 2, 9e-3, 1e-3)], budget=1e-9)
+    assert found.rounds == 1
+    (found,) = timing.interleave(
+        [clock.call("a", *[1e-3] * 3, 5e-3, 1e-3, 2e-3, 9e-3, 3e-3, 4e-3, 6e-3)], budget=7.01e-3
+    )
+    assert found.rounds == timing.ROUNDS
+    assert [found.low, found.seconds, found.high] == pytest.approx([2.5e-3, 4e-3, 5.5e-3])
+
+
+def test_calls_take_turns(clock):
+    found = timing.interleave([clock.call(name, 1e-3) for name in "abc"], budget=0.021)
+    assert [each.rounds for each in found] == [7, 7, 7]
+    turns = "".join(clock.order[-21:])
+    assert turns == "abcbcacababcbcacababc"
+
+
+def test_a_slow_call_does_not_eat_the_budget(clock):
+    slow, fast = timing.interleave([clock.call("slow", 0.12), clock.call("fast", 1e-3)], budget=0.2)
     assert slow.rounds == 1
     assert fast.rounds >= timing.ROUNDS
+    assert clock.order.count("slow") == 2  # one warm-up, one sample
 
 
-def test_progress_ends_at_one():
+def test_what_is_left_of_the_budget_goes_into_rounds(clock):
+    (found,) = timing.interleave([clock.call("a", 1e-3)], budget=20e-3)
+    assert found.rounds == 20
+    (found,) = timing.interleave([clock.call("a", 1e-3)], budget=20.0)
+    assert found.rounds == 35
+
+
+def test_progress_ends_at_one(clock):
     told = []
-    timing.interleave([busy(1e-4)] * 2, budget=0.01, progress=told.append)
+    timing.interleave([clock.call("a", 1e-4)] * 2, budget=0.01, progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 1
 

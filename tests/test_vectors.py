@@ -72,8 +72,8 @@ def v(request, compiler, tmp_path_factory):
     (folder / "vectors.c").write_text(SOURCE)
     size = tile(isa, dtype)
     command = [
-        compiler, "-std=c11", "-O2", "-ffp-contract=fast", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", *FLAGS[isa],
-        f"-I{HEADER}", f"-DCF_REAL_BITS={np.dtype(dtype).itemsize * 8}", f"-DCF_LANES={size.lanes}",
+        compiler, "-std=c11", "-O2", "-ffp-contract=fast", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
+        *FLAGS[isa], f"-I{HEADER}", f"-DCF_REAL_BITS={np.dtype(dtype).itemsize * 8}", f"-DCF_LANES={size.lanes}",
         f"-DCF_ROWS={size.rows}", f"-DCF_VECTORS={size.vectors}", "vectors.c", "-o", "vectors.so",
     ]  # fmt: skip
     subprocess.run(command, cwd=folder, check=True)

@@ -109,7 +109,7 @@ def _depth(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
 def _splits(r: Correlation, tile: Tile) -> int:
     """Ranges of output channels, each of which lowers the input anew: as few as give enough items."""
     blocks = _blocks(r.k, tile.rows)
-    wanted = _blocks(_LEAST_ITEMS, r.n * r.groups * _blocks(r.pixels, tile.columns))
+    wanted = _blocks(_LEAST_ITEMS, max(1, r.n) * r.groups * _blocks(r.pixels, tile.columns))
     return max(1, min(wanted, blocks // _LEAST_BLOCKS))
 
 
@@ -119,7 +119,7 @@ def _grad_weight(p: ConvProblem, tile: Tile, machine: Machine) -> Program:
     panel = _round_up_to(_blocks(pixels, _blocks(pixels, _MOST_PIXELS)), tile.lanes)
     fitting = min(_MOST_COLUMNS, machine.l2 * 3 // 8 // (panel * p.itemsize))
     columns = min(taps, max(_LEAST_COLUMNS, fitting - fitting % _LEAST_COLUMNS))
-    pairs = p.n * _blocks(pixels, panel)
+    pairs = max(1, p.n) * _blocks(pixels, panel)
     items = p.groups * _blocks(taps, columns)
     parts = min(pairs, _blocks(_LEAST_ITEMS, items))
     stage = Stage(
@@ -175,19 +175,18 @@ def _runs(output: tuple[int, ...], tile: Tile) -> float:
 
 
 def _error(problem: Problem, pass_: str) -> float:
-    """Rounding as a random walk along the longest chain of additions: measured 0.15 eps sqrt(length), a fifth stated.
+    """Rounding as a random walk along the longest chain of additions: measured 0.15 eps sqrt(length).
 
-    A chain is a panel's depth, then the panels; for the weight gradient the pixels of a panel in at least two lanes.
+    A chain runs through a panel, then over the panels; a few outputs alone scatter by up to an eps more.
     """
     assert isinstance(problem, ConvProblem)
     p = problem
     if pass_ == "grad_weight":
-        length = p.n * prod(p.output)
-        chain = min(length, _MOST_PIXELS) / 2 + length / _MOST_PIXELS
+        length, panel = p.n * prod(p.output), _MOST_PIXELS
     else:
-        length = (p.c if pass_ == "forward" else p.k) // p.groups * prod(p.kernel)
-        chain = min(length, _MOST_DEPTH) + length / _MOST_DEPTH
-    return float(np.finfo(p.dtype).eps) * (0.4 + 0.2 * sqrt(chain))
+        length, panel = (p.c if pass_ == "forward" else p.k) // p.groups * prod(p.kernel), _MOST_DEPTH
+    chain = min(length, panel) + length / panel
+    return float(np.finfo(p.dtype).eps) * (1 + 0.2 * sqrt(chain))
 
 
 def _blocks(count: int, size: int) -> int:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from convforge import registry
-from convforge.bench import bare
+from convforge.bench import bare, timing
 from convforge.runtime.machine import machine
 
 #: Rounds of the register tile in one call, about half a millisecond: as long as the calls it is compared with, or on a
@@ -26,14 +26,14 @@ _Part = TypeVar("_Part")
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Something that is limited by the machine alone.
+    """Something that is limited by the machine alone, to be timed in the rounds of what is held against it.
 
     Attributes
     ----------
     run
         Does it once.
     amount
-        Floating-point operations or bytes of one run: divided by its seconds, they are the ceiling.
+        Floating-point operations of one run: divided by its seconds, they are the ceiling.
     """
 
     run: Callable[[], object]
@@ -70,12 +70,14 @@ def fma_peak(dtype: str, backend: str, workers: int = 1) -> Ceiling:
     return Ceiling(_on_threads(one, list(range(workers))), 2.0 * elements * depth * workers)
 
 
-def copy(workers: int = 1) -> Ceiling:
-    """Copying between arrays that no cache holds, on ``workers`` threads; bytes read and written are counted."""
+@cache
+def copy_bandwidth(workers: int = 1) -> float:
+    """Bytes per second, read and written, of a copy that no cache holds, on ``workers`` threads; measured once."""
     source = np.ones(_COPY_BYTES // 8)
     target = np.zeros_like(source)
     parts = list(zip(np.array_split(target, workers), np.array_split(source, workers), strict=True))
-    return Ceiling(_on_threads(lambda pair: np.copyto(*pair), parts), 2.0 * source.nbytes)
+    copy = _on_threads(lambda pair: np.copyto(*pair), parts)
+    return 2.0 * source.nbytes / timing.interleave([copy], budget=0.3)[0].seconds
 
 
 @cache

@@ -99,8 +99,7 @@ def compare(
     tell = progress or (lambda what, fraction: None)
 
     with threads.num_threads(threads.get_num_threads() if num_threads is None else num_threads):
-        copying = ceilings.copy(threads.get_num_threads())
-        bandwidth = copying.amount / timing.interleave([copying.run], budget=0.2)[0].seconds
+        bandwidth = ceilings.copy_bandwidth(threads.get_num_threads())
         measure = _Measure(records, mode, tolerance, rounds, budget, bandwidth)
         rows: list[Row] = []
         peaks: list[float] = []
@@ -175,12 +174,13 @@ class _Measure:
         chosen = registry.choose(trial.problem, trial.pass_, tolerance=self.tolerance, mode=self.mode)
         done: list[Row] = []
         timed: list[tuple[Row, Entry]] = []
+        refused: dict[tuple[str, str], Row] = {}
         for index, record in enumerate(self.records):
             tell(str(record), 0.5 * index / len(self.records))
             row = Row(trial.pass_, record.name, record.backend, "ok", chosen=record is chosen)
             reason = record.refuses(trial.problem, trial.pass_)
             if reason is not None:
-                done.append(replace(row, status="refused", reason=reason))
+                refused.setdefault((record.name, record.backend), replace(row, status="refused", reason=reason))
                 continue
             entry = trial.enter(record, self.mode)
             row = _judged(row, trial, entry, record.error(trial.problem, trial.pass_))
@@ -189,12 +189,13 @@ class _Measure:
             else:
                 done.append(row)
         measured, peak = self._time(trial, timed, tell)
+        # a name may stand for an algorithm of convolutions and one of pools: a refusal counts where neither ran
+        ran = {(row.algorithm, row.backend) for row in measured + done}
+        done += [row for key, row in refused.items() if key not in ran]
         rank = {"ok": 0, "failed": 1, "refused": 2}
         return sorted(measured + done, key=lambda row: (rank[row.status], row.seconds or inf)), peak
 
-    def _time(
-        self, trial: Trial, timed: list[tuple[Row, Entry]], tell: Progress
-    ) -> tuple[list[Row], float | None]:
+    def _time(self, trial: Trial, timed: list[tuple[Row, Entry]], tell: Progress) -> tuple[list[Row], float | None]:
         calls = [entry.run for _, entry in timed]
         backend = ceilings.peak_backend()
         if backend is not None:

@@ -36,9 +36,14 @@ def render(comparison: Comparison, *, footnotes: bool = True) -> RenderableType:
 
 def plain(comparison: Comparison, *, footnotes: bool = True) -> str:
     """The same without colours, lines as long as they need to be."""
+    return without_colours(render(comparison, footnotes=footnotes))
+
+
+def without_colours(what: RenderableType) -> str:
+    """Anything that rich prints as plain text, lines as long as they need to be."""
     file = StringIO()
     console = Console(file=file, width=_WIDE, color_system=None, legacy_windows=False)
-    console.print(render(comparison, footnotes=footnotes))
+    console.print(what)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
@@ -114,5 +119,5 @@ def _footnotes(comparison: Comparison) -> str:
         f"time: median of interleaved rounds, {weight}; GFLOP/s: operations of the direct sum\n"
         "peak, copy: share of the measured multiply-add peak and copy bandwidth\n"
         f"error: {error}\n"
-        f"auto: what algorithm=\"auto\" takes at tolerance {comparison.tolerance:g}"
+        f'auto: what algorithm="auto" takes at tolerance {comparison.tolerance:g}'
     )

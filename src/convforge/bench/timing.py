@@ -21,6 +21,8 @@ _MOST_ROUNDS = 5 * ROUNDS
 #: Seconds that one sample lasts at least; shorter calls are repeated within it, for the clock's sake.
 _SAMPLE = 200e-6
 _SLOW = 50e-3
+#: A call shorter than this feels cold caches and sleeping threads.
+_LEAD_IN = 5e-3
 
 Call = Callable[[], object]
 
@@ -48,8 +50,9 @@ class Timing:
 def interleave(
     calls: Sequence[Call],
     *,
-    rounds: int = ROUNDS,
+    rounds: int | Sequence[int] = ROUNDS,
     budget: float = 2.0,
+    settle: Callable[[], None] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[Timing]:
     """Time calls in turns, after a warm-up.
@@ -60,8 +63,12 @@ def interleave(
         Functions without arguments.
     rounds
         How often each is sampled at least; a call too slow for an equal share of the budget is sampled less, but once.
+        A number for each call is kept to, whatever the budget.
     budget
-        Seconds to spend in all, about. What is left after ``rounds`` goes into more rounds.
+        Seconds to spend in all, about. What is left after ``rounds`` goes into more rounds of those that have most.
+    settle
+        Called before each sample, to wait for what other calls left running; a fast call is then made once untimed,
+        so that its caches and threads are as in a loop of its own.
     progress
         Called with the finished fraction after each sample.
 
@@ -71,12 +78,20 @@ def interleave(
         In the order of ``calls``.
     """
     with _no_collection():
-        once = [_warm(call) for call in calls]
+        once, pauses = [], []
+        for call in calls:
+            once.append(warm(call))
+            pauses.append(0.0 if settle is None else _sample(settle, 1))
         counts = [_repeats(seconds) for seconds in once]
-        wanted = _rounds([count * seconds for count, seconds in zip(counts, once, strict=True)], rounds, budget)
+        costs = [count * seconds + pause for count, seconds, pause in zip(counts, once, pauses, strict=True)]
+        wanted = _rounds(costs, rounds, budget)
         samples: list[list[float]] = [[] for _ in calls]
         total = sum(wanted)
         for done, index in enumerate(_turns(wanted), 1):
+            if settle is not None:
+                settle()
+                if once[index] < _LEAD_IN:
+                    calls[index]()
             samples[index].append(_sample(calls[index], counts[index]))
             if progress is not None:
                 progress(done / total)
@@ -85,17 +100,17 @@ def interleave(
 
 def repeats(call: Call) -> int:
     """How many calls make a sample that is long enough for the clock; warms the call up."""
-    return _repeats(_warm(call))
+    return _repeats(warm(call))
 
 
 def _repeats(seconds: float) -> int:
     return max(1, math.ceil(_SAMPLE / max(seconds, 1e-9)))
 
 
-def _warm(call: Call) -> float:
-    """Seconds of a call that is not the first: that one fills caches and pages, which does not matter to a slow one."""
+def warm(call: Call) -> float:
+    """Seconds of a call: the lesser of two after the first, which fills caches and pages; a slow call runs once."""
     first = _sample(call, 1)
-    return first if first > _SLOW else _sample(call, 1)
+    return first if first > _SLOW else min(_sample(call, 1), _sample(call, 1))
 
 
 def _sample(call: Call, count: int) -> float:
@@ -105,15 +120,20 @@ def _sample(call: Call, count: int) -> float:
     return (perf_counter() - begin) / count
 
 
-def _rounds(samples: Sequence[float], least: int, budget: float) -> list[int]:
+def _rounds(samples: Sequence[float], rounds: int | Sequence[int], budget: float) -> list[int]:
     """Rounds for each call, given the seconds of one sample of each."""
-    share = budget / max(1, len(samples))
-    wanted = [least if least * seconds <= share else max(1, int(share / seconds)) for seconds in samples]
-    fast = [seconds for seconds, count in zip(samples, wanted, strict=True) if count == least]
+    share = budget / max(1, len(samples)) if isinstance(rounds, int) else math.inf
+    least = [rounds] * len(samples) if isinstance(rounds, int) else rounds
+    wanted = [
+        each if each * seconds <= share else max(1, int(share / seconds))
+        for each, seconds in zip(least, samples, strict=True)
+    ]
+    highest = max(least, default=0)
+    fast = [seconds for seconds, count in zip(samples, wanted, strict=True) if count == highest]
     spent = sum(seconds * count for seconds, count in zip(samples, wanted, strict=True))
     extra = int(max(0.0, budget - spent) / max(sum(fast), 1e-9))
-    most = max(least, min(least + extra, _MOST_ROUNDS))
-    return [most if count == least else count for count in wanted]
+    most = max(highest, min(highest + extra, _MOST_ROUNDS))
+    return [most if count == highest else count for count in wanted]
 
 
 def _turns(wanted: Sequence[int]) -> Iterator[int]:

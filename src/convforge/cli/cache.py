@@ -30,7 +30,7 @@ def clear() -> None:
     """Delete it; kernels are compiled again when they are needed."""
     from convforge.runtime import cache as kept
 
-    click.echo(f"{kept.clear()} files deleted")
+    click.echo(f"{_counted(kept.clear(), 'file')} deleted")
 
 
 @cache.command()
@@ -52,4 +52,8 @@ def warm(dtypes: tuple[str, ...]) -> None:
         click.echo(f"{dtype}  {kernel:24} {spent:7.2f} s")
         seconds += spent
         count += 1
-    click.echo(f"{count} kernels in {seconds:.1f} s, kept in {kept.info().path}")
+    click.echo(f"{_counted(count, 'kernel')} in {seconds:.1f} s, kept in {kept.info().path}")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -1,28 +1,46 @@
-# Depthwise convolution, and filters of one-channel images: output pixels in the lanes, several output rows at a time,
-# weights broadcast.
+# Depthwise convolution, and filters of one-channel images: output pixels in the lanes, weights broadcast.
+#
+# A strip is a few vectors of output columns. The sums of a strip roll down its rows: an input row is loaded once and
+# added to all the output rows in flight that see it, of which the oldest is then complete. Loads are the bound, not
+# arithmetic; this way there are as few as there can be (measured: twice the speed of blocks of 4 rows).
+#
+# Kernels of many rows take several passes of at most seven, whose sums wait in a buffer. Dilations of the rows are
+# settled by taking outputs that are `apart` rows apart, whose taps then meet at rows that are `dh` apart: from one
+# such output to the next are `step` of those.
 #
 # Borders, strides and dilations of the columns are settled before the sums: the input of a panel of outputs is copied
 # into scratch memory, padded with zeros and with its columns split by their phase (column modulo stride), so that
-# every tap reads whole vectors of neighbouring columns. Inner columns of wide maps of stride 1 are read in place.
-# Dilations of the rows are settled by taking outputs that are `apart` rows apart, whose taps then meet at rows that
-# are `dh` apart: from one such output to the next are `step` of those.
+# every tap reads whole vectors of neighbouring columns. Inner columns of wide maps of stride 1 are read in place;
+# 3x3 kernels read everything in place where masked loads are cheap.
+#
+# The input gradient of stride 2 is a pair of convolutions of the same input, whose outputs alternate along the rows:
+# what ends in 2 below belongs to the second.
 
 cdef enum:
-    DEPTHWISE_ROWS = 4  # output rows at a time
-    DEPTHWISE_VECTORS = 2  # vectors of output columns at a time
-    DEPTHWISE_TAPS = 3  # kernel rows, in the weight gradient columns too, at a time
+    DEPTHWISE_STRIP = 4  # vectors of a strip at most
+    DEPTHWISE_SUMS = 16  # vectors of sums in flight at most
+    DEPTHWISE_ROWS = 4  # output rows at a time in the weight gradient
+    DEPTHWISE_TAPS = 3  # kernel rows and columns at a time in the weight gradient
+
+# how the three taps of a row are loaded
+cdef enum:
+    DEPTHWISE_WHOLE
+    DEPTHWISE_MASKED
+    DEPTHWISE_MASKED_PAIRS  # stride 2: even and odd columns of the same vectors, then those after the even ones
 
 
 cdef struct depthwise_input:
     # the planes of one group of one image
     const real *x
     int64_t x_c, x_h, c, ih, iw, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw
+    int64_t kw2, pw2, ow2  # ow2 is 0 where there is no second convolution
     int64_t columns  # outputs of a panel at most, a multiple of LANES
     int64_t apart, step
-    # scratch memory
-    int64_t *offsets  # of the taps' columns, in a copied panel
+    int64_t reach  # input columns that the taps of one output span
+    int64_t width, phases  # columns of one phase of a copied row, and how many phases
+    # scratch memory: offsets of the taps' columns in a copied panel and in place
+    int64_t *offsets
     int64_t *offsets_in_place
-    real *values  # of a block of outputs
     real *copy
 
 
@@ -31,6 +49,25 @@ cdef struct depthwise_panel:
     const real *first
     const int64_t *offsets
     int64_t row, plane, column, columns
+
+
+cdef struct depthwise_strip:
+    # `count` rows of outputs: what the first tap reads for the first of them, and its neighbours
+    const real *x
+    int64_t row, apart, count
+    const int64_t *offsets
+    int64_t kw, kw2
+    const real *weight  # [kw][rows of the pass]
+    const real *weight2
+    # sums of earlier passes, or NULL, and where the new ones go
+    const real *start
+    real *out
+    int64_t out_row, lanes
+    real bias
+    bint alternate
+    # to mask: column of the first output's first tap, and the same for the line; lines further on are `zeros`
+    int64_t line, line_step, line_apart, column, ih, iw
+    const real *zeros
 
 
 cdef inline int64_t greatest_divisor(int64_t a, int64_t b) noexcept nogil:
@@ -46,413 +83,510 @@ cdef inline int64_t aligned(int64_t nbytes) noexcept nogil:
     return ceil_div(nbytes, 64) * 64
 
 
-cdef inline int64_t depthwise_width(const depthwise_input *d) noexcept nogil:
-    # of one phase of a copied row
-    return ceil_div(d.columns + (d.kw - 1) * d.dw // d.sw, LANES) * LANES
-
-
-cdef inline int64_t depthwise_phases(const depthwise_input *d) noexcept nogil:
-    return min(d.sw, (d.kw - 1) * d.dw + 1)
-
-
 cdef inline char *depthwise_prepare(depthwise_input *d, char *scratch) noexcept nogil:
-    # Lay the tables out, the same for every item; returns the rest of the scratch memory.
-    cdef int64_t j, common = greatest_divisor(d.sh, d.dh)
+    # Derive what is the same for every item, lay the tables out; returns the rest of the scratch memory.
+    cdef int64_t j, column, before = max(d.pw, d.pw2) if d.kw2 else d.pw, common = greatest_divisor(d.sh, d.dh)
     d.apart = d.dh // common
     d.step = d.sh // common
+    d.reach = 1
     d.offsets = <int64_t *>scratch
-    d.offsets_in_place = d.offsets + d.kw
-    for j in range(d.kw):
-        d.offsets[j] = j * d.dw % d.sw * depthwise_width(d) + j * d.dw // d.sw
-        d.offsets_in_place[j] = j * d.dw
-    return scratch + aligned(2 * d.kw * sizeof(int64_t))
+    d.offsets_in_place = d.offsets + d.kw + d.kw2
+    for j in range(d.kw + d.kw2):
+        d.offsets_in_place[j] = before - d.pw + j * d.dw if j < d.kw else before - d.pw2 + (j - d.kw) * d.dw
+        d.reach = max(d.reach, d.offsets_in_place[j] + 1)
+    d.pw = before
+    d.phases = min(d.sw, d.reach)
+    d.width = ceil_div(min(d.columns, d.ow) + (d.reach - 1) // d.sw, LANES) * LANES
+    for j in range(d.kw + d.kw2):
+        column = d.offsets_in_place[j]
+        d.offsets[j] = column % d.sw * d.width + column // d.sw
+    return scratch + aligned(2 * (d.kw + d.kw2) * sizeof(int64_t))
 
 
-cdef inline void depthwise_copy_row(const depthwise_input *d, const real *x, int64_t first, real *target) noexcept nogil:
-    # One row of a panel from column `first` on; x is that of column 0, or NULL for a row of zeros.
-    cdef int64_t width = depthwise_width(d), phases = depthwise_phases(d), phase, i, column
+cdef inline void depthwise_copy(const depthwise_input *d, int64_t line, int64_t lines, int64_t first) noexcept nogil:
+    # Copy `lines` input rows of every channel from column `first` on. Rows innermost, for they share their masks.
+    cdef int64_t row = d.width * d.phases, top = clamp(-line, 0, lines), bottom = clamp(d.ih - line, top, lines)
+    cdef int64_t c, i, v, phase, column
+    cdef const real *x
+    cdef real *target
     cdef vec a, b
-    if x == NULL:
-        for i in range(width * phases // LANES):
+    cdef vec_mask mask, mask2
+    for c in range(d.c):
+        target = d.copy + c * lines * row
+        for i in range(top * row // LANES):
             vec_store(target + i * LANES, vec_zero())
-    elif d.sw == 1:
-        for i in range(width // LANES):
-            column = first + i * LANES
-            if column >= 0 and column + LANES <= d.iw:
-                vec_store(target + i * LANES, vec_load(x + column))
+        for i in range(bottom * row // LANES, lines * row // LANES):
+            vec_store(target + i * LANES, vec_zero())
+        for v in range(d.width // LANES):
+            target = d.copy + (c * lines + top) * row + v * LANES
+            column = first + v * LANES * d.sw
+            x = d.x + c * d.x_c + (line + top) * d.x_h + column
+            if d.sw == 1:
+                mask = vec_lanes_between(-column, d.iw - column)
+                for i in range(bottom - top):
+                    vec_store(target, vec_load_masked(x, mask))
+                    x += d.x_h
+                    target += row
+            elif d.sw == 2 and d.phases == 2:
+                mask = vec_lanes_between(-column, d.iw - column)
+                mask2 = vec_lanes_between(-column - LANES, d.iw - column - LANES)
+                for i in range(bottom - top):
+                    a = vec_load_masked(x, mask)
+                    b = vec_load_masked(x + LANES, mask2)
+                    vec_store(target, vec_even(a, b))
+                    vec_store(target + d.width, vec_odd(a, b))
+                    x += d.x_h
+                    target += row
             else:
-                vec_store(target + i * LANES, vec_load_window(x + column, -column, d.iw - column))
-    elif d.sw == 2 and phases == 2:
-        for i in range(width // LANES):
-            column = first + 2 * i * LANES
-            if column >= 0 and column + 2 * LANES <= d.iw:
-                a = vec_load(x + column)
-                b = vec_load(x + column + LANES)
-            else:
-                a = vec_load_window(x + column, -column, d.iw - column)
-                b = vec_load_window(x + column + LANES, -column - LANES, d.iw - column - LANES)
-            vec_store(target + i * LANES, vec_even(a, b))
-            vec_store(target + width + i * LANES, vec_odd(a, b))
-    else:
-        for phase in range(phases):
-            for i in range(width // LANES):
-                column = first + phase + i * LANES * d.sw
-                vec_store(target + i * LANES, vec_load_strided(
-                    x + column, d.sw, ceiling(-column, d.sw), ceiling(d.iw - column, d.sw)
-                ))
-            target += width
+                for i in range(bottom - top):
+                    for phase in range(d.phases):
+                        vec_store(target + phase * d.width, vec_load_strided(
+                            x + phase, d.sw, ceiling(-column - phase, d.sw), ceiling(d.iw - column - phase, d.sw)
+                        ))
+                    x += d.x_h
+                    target += row
 
 
 cdef inline void depthwise_next_panel(const depthwise_input *d, int64_t top, int64_t rows,
                                       depthwise_panel *panel) noexcept nogil:
     # The panel after `panel`, for the output rows from `top` on.
     cdef int64_t column = panel.column + panel.columns, first = column * d.sw - d.pw, line = top * d.sh - d.ph
-    cdef int64_t lines = (rows - 1) * d.sh + (d.kh - 1) * d.dh + 1, c, i
+    cdef int64_t lines = (rows - 1) * d.sh + (d.kh - 1) * d.dh + 1
     cdef bint wide = d.sw == 1 and d.ow > d.columns and line >= 0 and line + lines <= d.ih
-    cdef const real *x
-    cdef real *target
     panel.column = column
     panel.columns = min(d.ow - column, d.columns)
     if wide:
         # as many whole vectors as all taps find inside the row
-        panel.columns = min(d.ow - column, (d.iw - (d.kw - 1) * d.dw - first) // LANES * LANES)
+        panel.columns = min(d.ow - column, (d.iw - d.reach + 1 - first) // LANES * LANES)
         if first >= 0 and panel.columns > 0:
             panel.first = d.x + line * d.x_h + first
             panel.offsets = d.offsets_in_place
             panel.row = d.x_h
             panel.plane = d.x_c
             return
-        panel.columns = min(d.ow - column, min(d.columns, <int64_t>(DEPTHWISE_VECTORS * LANES)))
+        panel.columns = min(d.ow - column, min(d.columns, <int64_t>(2 * LANES)))
+    depthwise_copy(d, line, lines, first)
     panel.first = d.copy
     panel.offsets = d.offsets
-    panel.row = depthwise_width(d) * depthwise_phases(d)
+    panel.row = d.width * d.phases
     panel.plane = lines * panel.row
-    target = d.copy
-    for c in range(d.c):
-        for i in range(line, line + lines):
-            x = d.x + c * d.x_c + i * d.x_h if 0 <= i < d.ih else NULL
-            depthwise_copy_row(d, x, first, target)
-            target += panel.row
 
 
-cdef inline void depthwise_line(int line, int taps, int rows, int vectors, int step, const real *x, const vec *scale,
-                                vec *sums) noexcept nogil:
-    # Add one input row, the `line`-th of a block, to the output rows that see it.
-    cdef vec value
-    cdef int r, v
+cdef inline int64_t depthwise_chunk(int64_t rest, int64_t step, bint pair) noexcept nogil:
+    # Kernel rows of the next pass, of those that rest. With a step beyond 2 outputs share no input rows.
+    if step <= 2 and rest >= 5 and not pair:
+        return 7 if rest >= 7 else 5
+    return min(rest, <int64_t>3)
+
+
+cdef inline void depthwise_finish(int vectors, bint pair, const depthwise_strip *s, int64_t row, const vec *sums,
+                                  const vec *sums2) noexcept nogil:
+    # Store a row of outputs that is complete.
+    cdef real *out = s.out + row * s.out_row
+    cdef vec bias = vec_broadcast(s.bias)
+    cdef bint whole = s.lanes >= (2 * vectors if pair else vectors) * LANES
+    cdef int v
     for v in range(vectors):
-        value = vec_load(x + v * LANES)
-        for r in range(rows):
-            if 0 <= line - r * step < taps:
-                sums[r * vectors + v] = vec_fma(scale[line - r * step], value, sums[r * vectors + v])
-
-
-cdef inline void depthwise_taps(int taps, int rows, int vectors, int step, const real *x, int64_t row, int64_t apart,
-                                const int64_t *offsets, const real *weight, int64_t kw, vec *sums) noexcept nogil:
-    # Add `taps` kernel rows. A step of 0 means that output rows, `apart` from each other, share no input rows.
-    cdef vec scale[DEPTHWISE_TAPS]
-    cdef const real *p
-    cdef int64_t j
-    cdef int t, r
-    for j in range(kw):
-        p = x + offsets[j]
-        for t in range(taps):
-            scale[t] = vec_broadcast(weight[t * kw + j])
-        if step == 0:
-            for r in range(rows):
-                for t in range(taps):
-                    depthwise_line(t, taps, 1, vectors, 1, p + r * apart + t * row, scale, sums + r * vectors)
-            continue
-        # written out: each call specialises on its line
-        depthwise_line(0, taps, rows, vectors, step, p, scale, sums)
-        if (rows - 1) * step + taps > 1:
-            depthwise_line(1, taps, rows, vectors, step, p + row, scale, sums)
-        if (rows - 1) * step + taps > 2:
-            depthwise_line(2, taps, rows, vectors, step, p + 2 * row, scale, sums)
-        if (rows - 1) * step + taps > 3:
-            depthwise_line(3, taps, rows, vectors, step, p + 3 * row, scale, sums)
-        if (rows - 1) * step + taps > 4:
-            depthwise_line(4, taps, rows, vectors, step, p + 4 * row, scale, sums)
-        if (rows - 1) * step + taps > 5:
-            depthwise_line(5, taps, rows, vectors, step, p + 5 * row, scale, sums)
-        if (rows - 1) * step + taps > 6:
-            depthwise_line(6, taps, rows, vectors, step, p + 6 * row, scale, sums)
-        if (rows - 1) * step + taps > 7:
-            depthwise_line(7, taps, rows, vectors, step, p + 7 * row, scale, sums)
-        if (rows - 1) * step + taps > 8:
-            depthwise_line(8, taps, rows, vectors, step, p + 8 * row, scale, sums)
-
-
-cdef struct depthwise_target:
-    # output rows, `row` apart
-    real *out
-    int64_t row, step
-    real bias
-
-
-cdef inline void depthwise_block(int rows, int vectors, int step, const depthwise_input *d, const depthwise_panel *panel,
-                                 const real *x, const real *weight, const depthwise_target *target, int64_t column,
-                                 ) noexcept nogil:
-    # `rows` x `vectors` vectors of outputs, from `column` of the panel on; x is what the first tap reads there.
-    cdef vec sums[DEPTHWISE_ROWS * DEPTHWISE_VECTORS]
-    cdef real *values = d.values
-    cdef vec bias = vec_broadcast(target.bias)
-    cdef real *out = target.out + (panel.column + column) * target.step
-    cdef int64_t row = d.dh * panel.row, apart = d.apart * d.sh * panel.row, lanes = panel.columns - column, c, i
-    cdef int r, v
-    for r in range(rows * vectors):
-        sums[r] = vec_zero()
-    x += column
-    for c in range(d.c):
-        i = 0
-        while i + 3 <= d.kh:
-            depthwise_taps(3, rows, vectors, step, x + i * row, row, apart, panel.offsets, weight, d.kw, sums)
-            weight += 3 * d.kw
-            i += 3
-        if i + 2 == d.kh:
-            depthwise_taps(2, rows, vectors, step, x + i * row, row, apart, panel.offsets, weight, d.kw, sums)
-        elif i + 1 == d.kh:
-            depthwise_taps(1, rows, vectors, step, x + i * row, row, apart, panel.offsets, weight, d.kw, sums)
-        weight += (d.kh - i) * d.kw
-        x += panel.plane
-    if target.step == 1 and lanes >= vectors * LANES:
-        for r in range(rows):
-            for v in range(vectors):
-                vec_store(out + r * target.row + v * LANES, sums[r * vectors + v] + bias)
-        return
-    for r in range(rows * vectors):
-        vec_store(values + r * LANES, sums[r] + bias)
-    for i in range(rows * vectors):
-        direct_store(
-            out + i // vectors * target.row + i % vectors * LANES * target.step, vec_load(values + i * LANES),
-            lanes - i % vectors * LANES, target.step,
-        )
-
-
-cdef inline void depthwise_rows(int rows, int step, const depthwise_input *d, const depthwise_panel *panel, const real *x,
-                                const real *weight, const depthwise_target *target) noexcept nogil:
-    cdef int64_t column = 0
-    while column + DEPTHWISE_VECTORS * LANES < panel.columns + LANES:
-        depthwise_block(rows, DEPTHWISE_VECTORS, step, d, panel, x, weight, target, column)
-        column += DEPTHWISE_VECTORS * LANES
-    while column < panel.columns:
-        depthwise_block(rows, 1, step, d, panel, x, weight, target, column)
-        column += LANES
-
-
-cdef inline void depthwise_plane(const depthwise_input *d, const depthwise_panel *panel, int64_t rows,
-                                 const real *weight, const depthwise_target *plane) noexcept nogil:
-    # All outputs of a panel in one channel.
-    cdef depthwise_target target = plane[0]
-    cdef int64_t apart = d.apart * d.sh * panel.row, phase, row, count
-    cdef const real *x
-    target.row = plane.row * d.apart
-    for phase in range(min(d.apart, rows)):
-        count = ceil_div(rows - phase, d.apart)
-        row = 0
-        while row < count:
-            if count >= DEPTHWISE_ROWS:
-                # the last rows are done again where they do not fill a block
-                row = min(row, count - DEPTHWISE_ROWS)
-            x = panel.first + phase * d.sh * panel.row + row * apart
-            target.out = plane.out + phase * plane.row + row * target.row
-            if count < DEPTHWISE_ROWS:
-                depthwise_rows(1, 1, d, panel, x, weight, &target)
-                row += 1
-                continue
-            if d.step == 1:
-                depthwise_rows(DEPTHWISE_ROWS, 1, d, panel, x, weight, &target)
-            elif d.step == 2:
-                depthwise_rows(DEPTHWISE_ROWS, 2, d, panel, x, weight, &target)
+        if pair and s.alternate:
+            if whole:
+                vec_store(out + 2 * v * LANES, vec_low(sums[v], sums2[v]))
+                vec_store(out + (2 * v + 1) * LANES, vec_high(sums[v], sums2[v]))
             else:
-                depthwise_rows(DEPTHWISE_ROWS, 0, d, panel, x, weight, &target)
-            row += DEPTHWISE_ROWS
+                vec_store_partial(out + 2 * v * LANES, vec_low(sums[v], sums2[v]), s.lanes - 2 * v * LANES)
+                vec_store_partial(out + (2 * v + 1) * LANES, vec_high(sums[v], sums2[v]), s.lanes - (2 * v + 1) * LANES)
+        else:
+            if whole:
+                vec_store(out + v * LANES, sums[v] + bias)
+            else:
+                vec_store_partial(out + v * LANES, sums[v] + bias, s.lanes - v * LANES)
+            if pair:
+                vec_store(out + (vectors + v) * LANES, sums2[v])
+
+
+cdef inline void depthwise_row(int u, int kh, int vectors, int step, int flight, const real *x, const int64_t *offsets,
+                               const real *weight, int64_t kw, vec *sums) noexcept nogil:
+    # Add an input row, the `u`-th of a step, to the outputs in flight; sums[0] is the newest.
+    cdef vec a[DEPTHWISE_STRIP]
+    cdef vec scale
+    cdef int64_t j
+    cdef int i, v
+    for j in range(kw):
+        for v in range(vectors):
+            a[v] = vec_load(x + offsets[j] + v * LANES)
+        for i in range(flight):
+            if i * step + u < kh:
+                scale = vec_broadcast(weight[i * step + u])
+                for v in range(vectors):
+                    sums[i * vectors + v] = vec_fma(scale, a[v], sums[i * vectors + v])
+        weight += kh
+
+
+cdef inline void depthwise_roll(int kh, int vectors, int step, bint pair, const depthwise_strip *s) noexcept nogil:
+    # One pass of `kh` kernel rows over a strip. A step of 0 is any that is at least kh: one output in flight.
+    cdef vec sums[DEPTHWISE_SUMS]
+    cdef vec sums2[DEPTHWISE_SUMS]
+    cdef int flight = (kh + step - 1) // step if step else 1
+    cdef const real *x = s.x
+    cdef const int64_t *offsets = s.offsets
+    cdef const int64_t *offsets2 = s.offsets + s.kw
+    cdef const real *start
+    cdef int64_t q, kw = s.kw, kw2 = s.kw2, row = s.row
+    cdef int i, v
+    for i in range(flight * vectors):
+        sums[i] = vec_zero()
+        sums2[i] = vec_zero()
+    for q in range(s.count + flight - 1):
+        if s.start != NULL and q < s.count:
+            start = s.start + q * DEPTHWISE_STRIP * LANES
+            for v in range(vectors):
+                sums[v] = vec_load(start + v * LANES)
+                if pair:
+                    sums2[v] = vec_load(start + (vectors + v) * LANES)
+        depthwise_row(0, kh, vectors, step, flight, x, offsets, s.weight, kw, sums)
+        if pair:
+            depthwise_row(0, kh, vectors, step, flight, x, offsets2, s.weight2, kw2, sums2)
+        # the last row that an odd number of taps needs is an even one
+        if (step == 0 and kh > 1) or (step == 2 and (kh % 2 == 0 or q + 2 < s.count + flight)):
+            depthwise_row(1, kh, vectors, step, flight, x + row, offsets, s.weight, kw, sums)
+        if step == 0 and kh > 2:
+            depthwise_row(2, kh, vectors, step, flight, x + 2 * row, offsets, s.weight, kw, sums)
+        if q >= flight - 1:
+            depthwise_finish(
+                vectors, pair, s, q - (flight - 1), sums + (flight - 1) * vectors, sums2 + (flight - 1) * vectors
+            )
+        for i in range(flight - 1):
+            for v in range(vectors):
+                sums[(flight - 1 - i) * vectors + v] = sums[(flight - 2 - i) * vectors + v]
+                sums2[(flight - 1 - i) * vectors + v] = sums2[(flight - 2 - i) * vectors + v]
+        for v in range(vectors):
+            sums[v] = vec_zero()
+            sums2[v] = vec_zero()
+        x += s.apart
+
+
+cdef inline void depthwise_load_3(int load, int vectors, const real *x, const int64_t *offsets, const vec_mask *masks,
+                                  vec *a) noexcept nogil:
+    cdef vec lower, upper
+    cdef int v, j
+    for v in range(vectors):
+        if load == DEPTHWISE_MASKED_PAIRS:
+            lower = vec_load_masked(x + 2 * v * LANES, masks[4 * v])
+            upper = vec_load_masked(x + (2 * v + 1) * LANES, masks[4 * v + 1])
+            a[3 * v] = vec_even(lower, upper)
+            a[3 * v + 1] = vec_odd(lower, upper)
+            lower = vec_load_masked(x + 2 * v * LANES + 2, masks[4 * v + 2])
+            upper = vec_load_masked(x + (2 * v + 1) * LANES + 2, masks[4 * v + 3])
+            a[3 * v + 2] = vec_even(lower, upper)
+        else:
+            for j in range(3):
+                if load == DEPTHWISE_MASKED:
+                    a[3 * v + j] = vec_load_masked(x + offsets[j] + v * LANES, masks[3 * v + j])
+                else:
+                    a[3 * v + j] = vec_load(x + offsets[j] + v * LANES)
+
+
+cdef inline void depthwise_row_3(int u, int vectors, int step, int flight, const vec *scale, const vec *a,
+                                 vec *sums) noexcept nogil:
+    cdef int i, j, v
+    for i in range(flight):
+        if i * step + u < 3:
+            for j in range(3):
+                for v in range(vectors):
+                    sums[i * vectors + v] = vec_fma(scale[3 * j + i * step + u], a[3 * v + j], sums[i * vectors + v])
+
+
+cdef inline const real *depthwise_line(int load, const depthwise_strip *s, int64_t at, int64_t line) noexcept nogil:
+    return s.x + at if load == DEPTHWISE_WHOLE or 0 <= line < s.ih else s.zeros
+
+
+cdef inline void depthwise_roll_3(int load, int vectors, int step, const depthwise_strip *s) noexcept nogil:
+    # The same for 3x3 kernels: their weights stay in registers, and so do the masks.
+    cdef vec sums[DEPTHWISE_SUMS]
+    cdef vec a[3 * DEPTHWISE_STRIP]
+    cdef vec scale[9]
+    cdef vec_mask masks[4 * DEPTHWISE_STRIP]
+    cdef int64_t offsets[3]
+    cdef const real *start
+    cdef int64_t q, line = s.line, column
+    cdef int flight = 3 if step == 1 else 2
+    cdef int i, j, v
+    for i in range(9):
+        scale[i] = vec_broadcast(s.weight[i])
+    for j in range(3):
+        offsets[j] = s.offsets[j]
+    for v in range(vectors):
+        if load == DEPTHWISE_MASKED:
+            for j in range(3):
+                column = s.column + offsets[j] + v * LANES
+                masks[3 * v + j] = vec_lanes_between(-column, s.iw - column)
+        elif load == DEPTHWISE_MASKED_PAIRS:
+            for j in range(4):
+                column = s.column + (2 * v + j % 2) * LANES + j // 2 * 2
+                masks[4 * v + j] = vec_lanes_between(-column, s.iw - column)
+    for i in range(flight * vectors):
+        sums[i] = vec_zero()
+    for q in range(s.count + flight - 1):
+        if s.start != NULL and q < s.count:
+            start = s.start + q * DEPTHWISE_STRIP * LANES
+            for v in range(vectors):
+                sums[v] = vec_load(start + v * LANES)
+        depthwise_load_3(load, vectors, depthwise_line(load, s, q * s.apart, line), offsets, masks, a)
+        depthwise_row_3(0, vectors, step, flight, scale, a, sums)
+        if step == 2 and q + 2 < s.count + flight:
+            depthwise_load_3(
+                load, vectors, depthwise_line(load, s, q * s.apart + s.row, line + s.line_step), offsets, masks, a
+            )
+            depthwise_row_3(1, vectors, step, flight, scale, a, sums)
+        if q >= flight - 1:
+            depthwise_finish(vectors, False, s, q - (flight - 1), sums + (flight - 1) * vectors, NULL)
+        for i in range(flight - 1):
+            for v in range(vectors):
+                sums[(flight - 1 - i) * vectors + v] = sums[(flight - 2 - i) * vectors + v]
+        for v in range(vectors):
+            sums[v] = vec_zero()
+        line += s.line_apart
+
+
+cdef void depthwise_pass(int64_t kh, int64_t vectors, int64_t step, bint pair, int load,
+                         const depthwise_strip *s) noexcept nogil:
+    if load == DEPTHWISE_MASKED:
+        if vectors == 4:
+            depthwise_roll_3(DEPTHWISE_MASKED, 4, 1, s)
+        else:
+            depthwise_roll_3(DEPTHWISE_MASKED, 1, 1, s)
+    elif load == DEPTHWISE_MASKED_PAIRS:
+        if vectors == 2:
+            depthwise_roll_3(DEPTHWISE_MASKED_PAIRS, 2, 2, s)
+        else:
+            depthwise_roll_3(DEPTHWISE_MASKED_PAIRS, 1, 2, s)
+    elif pair:
+        if vectors == 2:
+            if kh == 3:
+                depthwise_roll(3, 2, 1, True, s)
+            elif kh == 2:
+                depthwise_roll(2, 2, 1, True, s)
+            else:
+                depthwise_roll(1, 2, 1, True, s)
+        else:
+            if kh == 3:
+                depthwise_roll(3, 1, 1, True, s)
+            elif kh == 2:
+                depthwise_roll(2, 1, 1, True, s)
+            else:
+                depthwise_roll(1, 1, 1, True, s)
+    elif step == 1 and vectors == 2:
+        if kh == 7:
+            depthwise_roll(7, 2, 1, False, s)
+        elif kh == 5:
+            depthwise_roll(5, 2, 1, False, s)
+        elif kh == 3 and s.kw == 3:
+            depthwise_roll_3(DEPTHWISE_WHOLE, 2, 1, s)
+        elif kh == 3:
+            depthwise_roll(3, 2, 1, False, s)
+        elif kh == 2:
+            depthwise_roll(2, 2, 1, False, s)
+        else:
+            depthwise_roll(1, 2, 1, False, s)
+    elif step == 1:
+        if kh == 7:
+            depthwise_roll(7, 1, 1, False, s)
+        elif kh == 5:
+            depthwise_roll(5, 1, 1, False, s)
+        elif kh == 3 and s.kw == 3:
+            depthwise_roll_3(DEPTHWISE_WHOLE, 1, 1, s)
+        elif kh == 3:
+            depthwise_roll(3, 1, 1, False, s)
+        elif kh == 2:
+            depthwise_roll(2, 1, 1, False, s)
+        else:
+            depthwise_roll(1, 1, 1, False, s)
+    elif step == 2 and kh >= 3 and vectors == 2:
+        if kh == 7:
+            depthwise_roll(7, 2, 2, False, s)
+        elif kh == 5:
+            depthwise_roll(5, 2, 2, False, s)
+        elif s.kw == 3:
+            depthwise_roll_3(DEPTHWISE_WHOLE, 2, 2, s)
+        else:
+            depthwise_roll(3, 2, 2, False, s)
+    elif step == 2 and kh >= 3:
+        if kh == 7:
+            depthwise_roll(7, 1, 2, False, s)
+        elif kh == 5:
+            depthwise_roll(5, 1, 2, False, s)
+        elif s.kw == 3:
+            depthwise_roll_3(DEPTHWISE_WHOLE, 1, 2, s)
+        else:
+            depthwise_roll(3, 1, 2, False, s)
+    elif vectors == 2:
+        if kh == 3:
+            depthwise_roll(3, 2, 0, False, s)
+        elif kh == 2:
+            depthwise_roll(2, 2, 0, False, s)
+        else:
+            depthwise_roll(1, 2, 0, False, s)
+    else:
+        if kh == 3:
+            depthwise_roll(3, 1, 0, False, s)
+        elif kh == 2:
+            depthwise_roll(2, 1, 0, False, s)
+        else:
+            depthwise_roll(1, 1, 0, False, s)
+
+
+cdef struct depthwise_work:
+    # what an item's strips share
+    const real *weight  # of one output channel: [c][passes][kw][rows of the pass]
+    const real *weight2
+    real *out  # first row and column
+    int64_t out_h, out_w, top, rows
+    real bias
+    real *buffer  # [rows][DEPTHWISE_STRIP][LANES]
+    int load
+
+
+cdef void depthwise_strip_rows(const depthwise_input *d, const depthwise_panel *panel, const depthwise_work *work,
+                               int64_t column, int64_t vectors) noexcept nogil:
+    # All rows of a strip of one channel, `column` counted in the panel.
+    cdef depthwise_strip s
+    cdef bint pair = d.ow2 > 0
+    cdef int64_t times = 2 if pair else 1, first = times * (panel.column + column), phase, c, i, j, chunk, lanes
+    cdef const real *weight
+    cdef const real *weight2
+    cdef real *out
+    s.row = d.dh * panel.row
+    s.apart = d.apart * d.sh * panel.row
+    s.offsets = panel.offsets
+    s.kw = d.kw
+    s.kw2 = d.kw2
+    s.column = (panel.column + column) * d.sw - d.pw
+    s.ih = d.ih
+    s.iw = d.iw
+    s.line_step = d.dh
+    s.line_apart = d.apart * d.sh
+    s.zeros = d.copy
+    lanes = min(times * vectors * LANES, d.ow + d.ow2 - first)
+    for phase in range(min(d.apart, work.rows)):
+        s.count = ceil_div(work.rows - phase, d.apart)
+        out = work.out + phase * work.out_h + first * work.out_w
+        weight = work.weight
+        weight2 = work.weight2
+        s.start = NULL
+        for c in range(d.c):
+            i = 0
+            while i < d.kh:
+                chunk = depthwise_chunk(d.kh - i, d.step, pair)
+                s.x = panel.first + c * panel.plane + (phase * d.sh + i * d.dh) * panel.row
+                s.x += column if work.load == DEPTHWISE_WHOLE else column * d.sw
+                s.line = (work.top + phase) * d.sh - d.ph + i * d.dh
+                s.weight = weight
+                s.weight2 = weight2
+                weight += chunk * d.kw
+                weight2 += chunk * d.kw2
+                i += chunk
+                if work.out_w == 1 and c + 1 == d.c and i == d.kh:
+                    s.out = out
+                    s.out_row = d.apart * work.out_h
+                    s.lanes = lanes
+                    s.bias = work.bias
+                    s.alternate = True
+                else:
+                    s.out = work.buffer
+                    s.out_row = DEPTHWISE_STRIP * LANES
+                    s.lanes = s.out_row
+                    s.bias = 0
+                    s.alternate = False
+                depthwise_pass(chunk, vectors, d.step, pair, work.load, &s)
+                s.start = work.buffer
+        if work.out_w != 1:
+            for i in range(s.count):
+                for j in range(lanes):
+                    out[i * d.apart * work.out_h + j * work.out_w] = (
+                        work.buffer[i * DEPTHWISE_STRIP * LANES + j] + work.bias
+                    )
+
+
+cdef inline void depthwise_strips(const depthwise_input *d, const depthwise_panel *panel,
+                                  const depthwise_work *work) noexcept nogil:
+    cdef int64_t column = 0, broad = 4 if work.load == DEPTHWISE_MASKED else 2, vectors
+    while column < panel.columns:
+        vectors = broad if column + (broad - 1) * LANES < panel.columns else 1
+        depthwise_strip_rows(d, panel, work, column, vectors)
+        column += vectors * LANES
+
+
+cdef inline real *depthwise_gather(const depthwise_input *d, const real *w, int64_t w_k, int64_t w_c, int64_t w_h,
+                                   int64_t w_w, int64_t k, int64_t kw, real *weight) noexcept nogil:
+    # The weights of a group, [k][c][passes][kw][rows of the pass]; returns their end.
+    cdef int64_t m, c, i, j, t, chunk
+    for m in range(k):
+        for c in range(d.c):
+            i = 0
+            while i < d.kh:
+                chunk = depthwise_chunk(d.kh - i, d.step, d.ow2 > 0)
+                for j in range(kw):
+                    for t in range(chunk):
+                        weight[0] = w[m * w_k + c * w_c + (i + t) * w_h + j * w_w]
+                        weight += 1
+                i += chunk
+    return weight
 
 
 cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const depthwise_forward_args *a = <const depthwise_forward_args *>args
     cdef depthwise_input d
     cdef depthwise_panel panel
-    cdef depthwise_target target
-    cdef int64_t blocks = ceil_div(a.oh, a.rows), item, top, group, image, channel, rows, k, c, i, j
-    cdef const real *w
+    cdef depthwise_work work
+    cdef int64_t blocks = ceil_div(a.oh, a.rows), item, group, image, channel, k, i
     cdef real *weights
-    cdef real *weight
+    cdef real *weights2
     d.x_c, d.x_h, d.c, d.ih, d.iw, d.oh, d.ow = a.x_c, a.x_h, a.c, a.ih, a.iw, a.oh, a.ow
     d.kh, d.kw, d.sh, d.sw, d.ph, d.pw, d.dh, d.dw = a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw
+    d.kw2, d.pw2, d.ow2 = a.kw2, a.pw2, a.ow2
     d.columns = a.columns
-    d.values = <real *>depthwise_prepare(&d, scratch)
-    weights = d.values + DEPTHWISE_ROWS * DEPTHWISE_VECTORS * LANES
-    d.copy = <real *>(<char *>weights + aligned(a.k * a.c * a.kh * a.kw * sizeof(real)))
+    work.buffer = <real *>depthwise_prepare(&d, scratch)
+    weights = work.buffer + a.rows * DEPTHWISE_STRIP * LANES
+    weights2 = weights + a.k * a.c * a.kh * a.kw
+    d.copy = <real *>(<char *>weights + aligned(a.k * a.c * a.kh * (a.kw + a.kw2) * sizeof(real)))
+    work.out_h = a.out_h
+    work.out_w = a.out_w
+    work.load = DEPTHWISE_WHOLE
+    if MASKED_LOADS and d.kh == 3 and d.kw == 3 and d.ow2 == 0:
+        if d.sh == 1 and d.sw == 1:
+            work.load = DEPTHWISE_MASKED
+        elif d.step == 2 and d.sw == 2 and d.dw == 1:
+            work.load = DEPTHWISE_MASKED_PAIRS
+    if work.load != DEPTHWISE_WHOLE:
+        # lines outside of the input
+        for i in range(ceil_div(d.reach, LANES) + DEPTHWISE_STRIP):
+            vec_store(d.copy + i * LANES, vec_zero())
     for item in range(begin, end):
-        top = item % blocks * a.rows
+        work.top = item % blocks * a.rows
+        work.rows = min(a.rows, a.oh - work.top)
         group = item // blocks % a.g
         image = item // blocks // a.g
-        rows = min(a.rows, a.oh - top)
-        weight = weights
-        for k in range(a.k):
-            for c in range(a.c):
-                for i in range(a.kh):
-                    w = <const real *>a.w + group * a.w_g + k * a.w_k + c * a.w_c + i * a.w_h
-                    for j in range(a.kw):
-                        weight[0] = w[j * a.w_w]
-                        weight += 1
+        depthwise_gather(
+            &d, <const real *>a.w + group * a.w_g, a.w_k, a.w_c, a.w_h, a.w_w, a.k, a.kw, weights
+        )
+        if a.kw2:
+            depthwise_gather(
+                &d, <const real *>a.w2 + group * a.w_g, a.w_k, a.w_c, a.w_h, a.w_w, a.k, a.kw2, weights2
+            )
         d.x = <const real *>a.x + image * a.x_n + group * a.c * a.x_c
         panel.column = panel.columns = 0
         while panel.column + panel.columns < a.ow:
-            depthwise_next_panel(&d, top, rows, &panel)
+            if work.load == DEPTHWISE_WHOLE:
+                depthwise_next_panel(&d, work.top, work.rows, &panel)
+            else:
+                panel.first = d.x + (work.top * d.sh - d.ph) * d.x_h - d.pw
+                panel.offsets = d.offsets_in_place
+                panel.row = d.x_h
+                panel.plane = d.x_c
+                panel.columns = a.ow
             for k in range(a.k):
                 channel = group * a.k + k
-                target.out = <real *>a.out + image * a.out_n + channel * a.out_k + top * a.out_h
-                target.row = a.out_h
-                target.step = a.out_w
-                target.bias = (<const real *>a.bias)[channel] if a.bias else 0
-                depthwise_plane(&d, &panel, rows, weights + k * a.c * a.kh * a.kw, &target)
-
-
-# The weight gradient: one vector of sums for each tap, taps by blocks of kernel rows and columns.
-
-cdef inline void depthwise_dot_line(int line, int th, int tw, int rows, int step, const real *x, const int64_t *offsets,
-                                    int64_t lanes, const vec *y, vec *sums) noexcept nogil:
-    cdef vec value
-    cdef int j, r
-    for j in range(tw):
-        value = vec_load(x + offsets[j]) if lanes == LANES else vec_load_partial(x + offsets[j], lanes)
-        for r in range(rows):
-            if 0 <= line - r * step < th:
-                sums[(line - r * step) * tw + j] = vec_fma(y[r], value, sums[(line - r * step) * tw + j])
-
-
-cdef inline void depthwise_dot_block(int th, int tw, int rows, int step, const real *x, int64_t row,
-                                     const int64_t *offsets, const real *grad, int64_t grad_row, int64_t lanes,
-                                     vec *sums) noexcept nogil:
-    # Add the products of `rows` rows of LANES outputs.
-    cdef vec y[DEPTHWISE_ROWS]
-    cdef int r
-    for r in range(rows):
-        y[r] = vec_load(grad + r * grad_row) if lanes == LANES else vec_load_partial(grad + r * grad_row, lanes)
-    depthwise_dot_line(0, th, tw, rows, step, x, offsets, lanes, y, sums)
-    if (rows - 1) * step + th > 1:
-        depthwise_dot_line(1, th, tw, rows, step, x + row, offsets, lanes, y, sums)
-    if (rows - 1) * step + th > 2:
-        depthwise_dot_line(2, th, tw, rows, step, x + 2 * row, offsets, lanes, y, sums)
-    if (rows - 1) * step + th > 3:
-        depthwise_dot_line(3, th, tw, rows, step, x + 3 * row, offsets, lanes, y, sums)
-    if (rows - 1) * step + th > 4:
-        depthwise_dot_line(4, th, tw, rows, step, x + 4 * row, offsets, lanes, y, sums)
-    if (rows - 1) * step + th > 5:
-        depthwise_dot_line(5, th, tw, rows, step, x + 5 * row, offsets, lanes, y, sums)
-    if (rows - 1) * step + th > 6:
-        depthwise_dot_line(6, th, tw, rows, step, x + 6 * row, offsets, lanes, y, sums)
-    if (rows - 1) * step + th > 7:
-        depthwise_dot_line(7, th, tw, rows, step, x + 7 * row, offsets, lanes, y, sums)
-    if (rows - 1) * step + th > 8:
-        depthwise_dot_line(8, th, tw, rows, step, x + 8 * row, offsets, lanes, y, sums)
-
-
-cdef inline void depthwise_dot_taps(int th, int tw, int step, const depthwise_input *d, const depthwise_panel *panel,
-                                    int64_t rows, int64_t i, int64_t j, const real *grad, int64_t y_h,
-                                    real *totals) noexcept nogil:
-    # Add a panel's products to the totals of th x tw taps from (i, j) on; a step of 0: one output row at a time.
-    cdef vec sums[DEPTHWISE_TAPS * DEPTHWISE_TAPS]
-    cdef int64_t row = d.dh * panel.row, apart = d.apart * d.sh * panel.row, phase, r, count, v
-    cdef int64_t column = panel.columns // LANES * LANES
-    cdef const int64_t *offsets = panel.offsets + j
-    cdef const real *x
-    cdef const real *y
-    cdef int s, t
-    for s in range(th):
-        for t in range(tw):
-            sums[s * tw + t] = vec_load(totals + (s * d.kw + t) * LANES)
-    for phase in range(min(d.apart, rows)):
-        count = ceil_div(rows - phase, d.apart)
-        x = panel.first + phase * d.sh * panel.row + i * row
-        y = grad + phase * y_h
-        r = 0
-        while r < count:
-            if step and r + DEPTHWISE_ROWS <= count:
-                for v in range(panel.columns // LANES):
-                    depthwise_dot_block(
-                        th, tw, DEPTHWISE_ROWS, step, x + v * LANES, row, offsets, y + v * LANES, d.apart * y_h, LANES, sums
-                    )
-                if column < panel.columns:
-                    depthwise_dot_block(
-                        th, tw, DEPTHWISE_ROWS, step, x + column, row, offsets, y + column, d.apart * y_h,
-                        panel.columns - column, sums,
-                    )
-                r += DEPTHWISE_ROWS
-                x += DEPTHWISE_ROWS * apart
-                y += DEPTHWISE_ROWS * d.apart * y_h
-                continue
-            for v in range(panel.columns // LANES):
-                depthwise_dot_block(th, tw, 1, 1, x + v * LANES, row, offsets, y + v * LANES, 0, LANES, sums)
-            if column < panel.columns:
-                depthwise_dot_block(
-                    th, tw, 1, 1, x + column, row, offsets, y + column, 0, panel.columns - column, sums
-                )
-            r += 1
-            x += apart
-            y += d.apart * y_h
-    for s in range(th):
-        for t in range(tw):
-            vec_store(totals + (s * d.kw + t) * LANES, sums[s * tw + t])
-
-
-cdef inline void depthwise_dot_plane(int step, const depthwise_input *d, const depthwise_panel *panel, int64_t rows,
-                                     const real *grad, int64_t y_h, real *totals) noexcept nogil:
-    cdef int64_t i = 0, j
-    while i < d.kh:
-        j = 0
-        while j < d.kw:
-            if i + 3 <= d.kh and j + 3 <= d.kw:
-                depthwise_dot_taps(3, 3, step, d, panel, rows, i, j, grad, y_h, totals + (i * d.kw + j) * LANES)
-            elif i + 3 <= d.kh:
-                depthwise_dot_taps(3, 1, step, d, panel, rows, i, j, grad, y_h, totals + (i * d.kw + j) * LANES)
-            elif j + 3 <= d.kw:
-                depthwise_dot_taps(1, 3, step, d, panel, rows, i, j, grad, y_h, totals + (i * d.kw + j) * LANES)
-            else:
-                depthwise_dot_taps(1, 1, step, d, panel, rows, i, j, grad, y_h, totals + (i * d.kw + j) * LANES)
-            j += 3 if j + 3 <= d.kw else 1
-        i += 3 if i + 3 <= d.kh else 1
-
-
-cdef void depthwise_grad_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    cdef const depthwise_grad_weight_args *a = <const depthwise_grad_weight_args *>args
-    cdef depthwise_input d
-    cdef depthwise_panel panel
-    cdef int64_t blocks = ceil_div(a.oh, a.rows), taps = a.kh * a.kw
-    cdef int64_t item, group, part, image, unit, top, rows, k, i
-    cdef const real *grad
-    cdef real *partial
-    cdef real *totals
-    d.x_c, d.x_h, d.c, d.ih, d.iw, d.oh, d.ow = a.x_c, a.x_h, a.c, a.ih, a.iw, a.oh, a.ow
-    d.kh, d.kw, d.sh, d.sw, d.ph, d.pw, d.dh, d.dw = a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw
-    d.columns = a.columns
-    totals = <real *>depthwise_prepare(&d, scratch)
-    d.copy = totals + a.k * taps * LANES
-    for item in range(begin, end):
-        group = item % a.g
-        part = item // a.g
-        for i in range(a.k * taps):
-            vec_store(totals + i * LANES, vec_zero())
-        for unit in range(part * a.n * blocks // a.parts, (part + 1) * a.n * blocks // a.parts):
-            image = unit // blocks
-            top = unit % blocks * a.rows
-            rows = min(a.rows, a.oh - top)
-            d.x = <const real *>a.x + image * a.x_n + group * a.x_c
-            panel.column = panel.columns = 0
-            while panel.column + panel.columns < a.ow:
-                depthwise_next_panel(&d, top, rows, &panel)
-                for k in range(a.k):
-                    grad = (
-                        <const real *>a.y + image * a.y_n + (group * a.k + k) * a.y_k + top * a.y_h + panel.column
-                    )
-                    if d.step == 1:
-                        depthwise_dot_plane(1, &d, &panel, rows, grad, a.y_h, totals + k * taps * LANES)
-                    elif d.step == 2:
-                        depthwise_dot_plane(2, &d, &panel, rows, grad, a.y_h, totals + k * taps * LANES)
-                    else:
-                        depthwise_dot_plane(0, &d, &panel, rows, grad, a.y_h, totals + k * taps * LANES)
-        partial = <real *>a.partial + item * a.k * taps
-        for i in range(a.k * taps):
-            partial[i] = vec_sum(vec_load(totals + i * LANES))
+                work.out = <real *>a.out + image * a.out_n + channel * a.out_k + work.top * a.out_h
+                work.bias = (<const real *>a.bias)[channel] if a.bias else 0
+                work.weight = weights + k * a.c * a.kh * a.kw
+                work.weight2 = weights2 + k * a.c * a.kh * a.kw2
+                depthwise_strips(&d, &panel, &work)

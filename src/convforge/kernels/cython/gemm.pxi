@@ -60,7 +60,8 @@ cdef void gemm_rows(
 
 
 cdef inline void dot_block(
-    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc, int64_t rows, int64_t columns
+    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc, int64_t rows,
+    int64_t columns,
 ) noexcept nogil:
     cdef vec sums[DOT_ROWS][DOT_COLUMNS]
     cdef vec left[DOT_ROWS]
@@ -110,7 +111,8 @@ cdef inline void dot_block(
 
 
 cdef void dot_products(
-    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc, int64_t rows, int64_t columns
+    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc, int64_t rows,
+    int64_t columns,
 ) noexcept nogil:
     """c[row][column] += sum over p of a[row][p] * b[column][p], for any numbers of rows and columns."""
     cdef int64_t i, j, row, column

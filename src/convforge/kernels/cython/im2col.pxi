@@ -12,7 +12,7 @@ ctypedef struct run:
 
 
 cdef inline void merge_rows(lowered_input *g, int64_t oh) noexcept nogil:
-    """Take the plane for one row where output pixels are input pixels: kernels of 1x1 that move by 1, without padding."""
+    """Take the plane for one row where output pixels are input pixels: 1x1 kernels, stride 1, no padding."""
     if (
         g.kh * g.kw * g.sh * g.sw == 1 and g.ph == 0 and g.pw == 0
         and g.ih == oh and g.iw == g.ow and g.x_h == g.iw

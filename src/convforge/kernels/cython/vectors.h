@@ -34,12 +34,20 @@ enum {
     DOT_ROWS = 3,
     DOT_COLUMNS = 3,
 #endif
+#if defined(__AVX512F__)
+    MASKED_LOADS = 1, /* cost no more than whole ones */
+#else
+    MASKED_LOADS = 0,
+#endif
     DOT_GROUPS = (DOT_ROWS * DOT_COLUMNS + LANES - 1) / LANES /* of LANES accumulators, to be summed together */
 };
 
-typedef real vec __attribute__((vector_size(CF_LANES * CF_REAL_BITS / 8)));
-typedef real vec_in_memory __attribute__((vector_size(CF_LANES * CF_REAL_BITS / 8), aligned(CF_REAL_BITS / 8), may_alias));
-typedef lane_bits vec_bits __attribute__((vector_size(CF_LANES * CF_REAL_BITS / 8)));
+_Static_assert(CF_VECTORS == 3, "gemm.pxi has variants of 1, 2 and 3 vectors");
+
+#define VEC_BYTES (CF_LANES * CF_REAL_BITS / 8)
+typedef real vec __attribute__((vector_size(VEC_BYTES)));
+typedef real vec_in_memory __attribute__((vector_size(VEC_BYTES), aligned(CF_REAL_BITS / 8), may_alias));
+typedef lane_bits vec_bits __attribute__((vector_size(VEC_BYTES)));
 
 #define VEC_FUNCTION static inline __attribute__((always_inline, unused))
 
@@ -111,7 +119,10 @@ VEC_FUNCTION vec vec_sums_of_4(const vec *v) { return vec_pair_sums(vec_sums_of_
 VEC_FUNCTION vec vec_sums_of_8(const vec *v) { return vec_pair_sums(vec_sums_of_4(v), vec_sums_of_4(v + 4)); }
 VEC_FUNCTION vec vec_sums_of_16(const vec *v) { return vec_pair_sums(vec_sums_of_8(v), vec_sums_of_8(v + 8)); }
 VEC_FUNCTION vec vec_sums(const vec *v) {
-    return LANES == 2 ? vec_sums_of_2(v) : LANES == 4 ? vec_sums_of_4(v) : LANES == 8 ? vec_sums_of_8(v) : vec_sums_of_16(v);
+    return LANES == 2   ? vec_sums_of_2(v)
+           : LANES == 4 ? vec_sums_of_4(v)
+           : LANES == 8 ? vec_sums_of_8(v)
+                        : vec_sums_of_16(v);
 }
 
 /* A flag for each lane. vec_select: a where it is set, else b. vec_exceeds: a is larger than b, or NaN where b is not.

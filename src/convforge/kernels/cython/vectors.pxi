@@ -5,6 +5,8 @@ cdef extern from "vectors.h" nogil:
     ctypedef float real
     ctypedef float vec
     ctypedef int64_t vec_flags
+    ctypedef struct vec_mask:
+        pass
     enum: LANES
     enum: ROWS
     enum: VECTORS
@@ -12,12 +14,15 @@ cdef extern from "vectors.h" nogil:
     enum: DOT_ROWS
     enum: DOT_COLUMNS
     enum: DOT_GROUPS
+    enum: MASKED_LOADS
 
     vec vec_zero()
     vec vec_broadcast(real x)
     vec vec_load(const real *p)
     vec vec_load_partial(const real *p, int64_t n)
     vec vec_load_window(const real *p, int64_t lo, int64_t hi)
+    vec_mask vec_lanes_between(int64_t lo, int64_t hi)
+    vec vec_load_masked(const real *p, vec_mask mask)
     vec vec_load_strided(const real *p, int64_t step, int64_t lo, int64_t hi)
     void vec_store(real *p, vec v)
     void vec_store_partial(real *p, vec v, int64_t n)

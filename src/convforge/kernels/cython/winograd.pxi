@@ -6,7 +6,7 @@
 # the register tile's width. With alpha = m + 2 and xi = 0 .. alpha^2 - 1:
 #
 #   v[panel][xi][c][tiles]             transformed input; LANES idle elements after each xi spread them over cache sets
-#   u[k block][xi][k / ROWS][c][ROWS]  transformed weight
+#   u[k block][xi][part of c][k / ROWS][c][ROWS]  transformed weight, in the order of its use; parts of about WINOGRAD_DEPTH
 #   p[panel][k][xi][tiles]             products, of one block of output channels
 #
 # m is a constant in each kernel; the constant products and the shuffles by m come from winograd_transforms.h.
@@ -29,6 +29,8 @@ ctypedef winograd_f2_grad_weight_args winograd_grad_args
 
 cdef enum:
     WINOGRAD_VECTORS = 32  # of a block, at most
+    # channels summed in one chain: half the error of one long chain at 512, and a panel that stays in the L1 cache
+    WINOGRAD_DEPTH = 128
     WINOGRAD_CHANNELS = 32  # whose weights are transformed at a time
 
 
@@ -174,6 +176,7 @@ cdef inline void winograd_multiply(
     """The products of a block of output channels."""
     cdef int64_t area = (m + 2) * (m + 2), blocks = (a.k + ROWS - 1) // ROWS
     cdef int64_t rows = (min(a.k_block, a.k - first_k) + ROWS - 1) // ROWS, xi, panel, row, first, width
+    cdef int64_t parts = (a.c + WINOGRAD_DEPTH - 1) // WINOGRAD_DEPTH, part, channel, depth
     cdef const real *u = <const real *>a.u + area * a.c * (g * blocks * ROWS + first_k)
     cdef const real *columns
     cdef real *c
@@ -183,11 +186,14 @@ cdef inline void winograd_multiply(
             width = (winograd_panel(b, panel + 1) - first) * LANES
             columns = v + area * (a.c * first + panel) * LANES + xi * (width * a.c + LANES)
             c = p + area * rows * ROWS * first * LANES + xi * width
-            for row in range(rows):
-                gemm_rows(
-                    a.c, u + row * a.c * ROWS, columns, width, c + row * ROWS * area * width, area * width, NULL, ROWS,
-                    width, False,
-                )
+            for part in range(parts):
+                channel = a.c * part // parts
+                depth = a.c * (part + 1) // parts - channel
+                for row in range(rows):
+                    gemm_rows(
+                        depth, u + (rows * channel + row * depth) * ROWS, columns + channel * width, width,
+                        c + row * ROWS * area * width, area * width, NULL, ROWS, width, part > 0,
+                    )
         u += rows * a.c * ROWS
 
 
@@ -364,7 +370,8 @@ cdef inline void winograd_transform_weight(
 ) noexcept nogil:
     # G over the elements [c][ROWS] as they lie in u, whatever LANES is
     cdef int64_t blocks = (a.k + ROWS - 1) // ROWS, area = (m + 2) * (m + 2)
-    cdef int64_t item, g, first, in_block, rows, c, channels, channel, row, e, size
+    cdef int64_t parts = (a.c + WINOGRAD_DEPTH - 1) // WINOGRAD_DEPTH
+    cdef int64_t item, g, first, in_block, rows, part, start, depth, c, channels, channel, row, e, size
     cdef real *gathered = <real *>scratch
     cdef real *raw
     cdef real *u
@@ -381,40 +388,43 @@ cdef inline void winograd_transform_weight(
         in_block = min(a.k_block, a.k - first // a.k_block * a.k_block)
         in_block = (in_block + ROWS - 1) // ROWS
         rows = min(a.k - first, <int64_t>ROWS)
-        c = 0
-        while c < a.c:
-            channels = min(a.c - c, <int64_t>WINOGRAD_CHANNELS)
-            size = channels * ROWS
-            for row in range(ROWS):
-                raw = <real *>a.raw + ((g * a.k + first + row) * a.c + c) * 9
-                for channel in range(channels):
-                    w = <const real *>a.w + g * a.w_g + (first + row) * a.w_k + (c + channel) * a.w_c
-                    for i in range(3):
-                        for j in range(3):
-                            value = 0
-                            if row < rows:
-                                value = w[i * a.w_h + j * a.w_w]
-                                raw[channel * 9 + i * 3 + j] = value
-                            gathered[(i * 3 + j) * size + channel * ROWS + row] = value
-            u = <real *>a.u + area * a.c * (g * blocks * ROWS + first // a.k_block * a.k_block)
-            u += (first % a.k_block // ROWS * a.c + c) * ROWS
-            e = 0
-            while e < size:
-                for j in range(3):
-                    for i in range(3):
-                        d[i] = vec_load_partial(gathered + (i * 3 + j) * size + e, size - e)
-                    winograd_weight(m, d, o)
+        for part in range(parts):
+            start = a.c * part // parts
+            depth = a.c * (part + 1) // parts - start
+            c = start
+            while c < start + depth:
+                channels = min(start + depth - c, <int64_t>WINOGRAD_CHANNELS)
+                size = channels * ROWS
+                for row in range(ROWS):
+                    raw = <real *>a.raw + ((g * a.k + first + row) * a.c + c) * 9
+                    for channel in range(channels):
+                        w = <const real *>a.w + g * a.w_g + (first + row) * a.w_k + (c + channel) * a.w_c
+                        for i in range(3):
+                            for j in range(3):
+                                value = 0
+                                if row < rows:
+                                    value = w[i * a.w_h + j * a.w_w]
+                                    raw[channel * 9 + i * 3 + j] = value
+                                gathered[(i * 3 + j) * size + channel * ROWS + row] = value
+                u = <real *>a.u + area * a.c * (g * blocks * ROWS + first // a.k_block * a.k_block)
+                u += (in_block * start + first % a.k_block // ROWS * depth + c - start) * ROWS
+                e = 0
+                while e < size:
+                    for j in range(3):
+                        for i in range(3):
+                            d[i] = vec_load_partial(gathered + (i * 3 + j) * size + e, size - e)
+                        winograd_weight(m, d, o)
+                        for i in range(m + 2):
+                            half[i][j] = o[i]
                     for i in range(m + 2):
-                        half[i][j] = o[i]
-                for i in range(m + 2):
-                    winograd_weight(m, half[i], o)
-                    for j in range(m + 2):
-                        vec_store_partial(
-                            u + (i * (m + 2) + j) * in_block * a.c * ROWS + e,
-                            o[j] * vec_broadcast(scales[i * (m + 2) + j]), size - e,
-                        )
-                e += LANES
-            c += channels
+                        winograd_weight(m, half[i], o)
+                        for j in range(m + 2):
+                            vec_store_partial(
+                                u + (i * (m + 2) + j) * in_block * a.c * ROWS + e,
+                                o[j] * vec_broadcast(scales[i * (m + 2) + j]), size - e,
+                            )
+                    e += LANES
+                c += channels
 
 
 # The gradient by the weight is F(3, m): a tile of x times a tile of grad_output, transformed by A, is summed over all

@@ -27,7 +27,11 @@ MODULES = {
     "max_pool_backward": "pooling",
     "avg_pool_forward": "pooling",
     "avg_pool_backward": "pooling",
-    **{f"winograd_f{m}_{stage}": "winograd" for m in (2, 4, 6) for stage in ("weight", "forward", "input", "output", "grad_transform", "grad_multiply", "grad_weight")},
+    **{
+        f"winograd_f{m}_{stage}": "winograd"
+        for m in (2, 4, 6)
+        for stage in ("weight", "forward", "input", "output", "grad_transform", "grad_multiply", "grad_weight")
+    },
 }
 
 

@@ -50,11 +50,11 @@ class Cpu(NamedTuple):
 
 def cpu() -> Cpu:
     """Read ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` as Numba itself does; by default it is the host."""
-    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
-    features = os.environ.get("NUMBA_CPU_FEATURES")
+    name, features = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:
-        features = "" if name.lower() == "generic" else llvm.get_host_cpu_features().flatten()
-    return Cpu(name, features)
+        # a host that LLVM does not know is "generic" too, but its features are known
+        features = "" if name and name.lower() == "generic" else llvm.get_host_cpu_features().flatten()
+    return Cpu(name or llvm.get_host_cpu_name(), features)
 
 
 def lookup(kernel: str, dtype: str) -> int:

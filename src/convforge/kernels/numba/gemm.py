@@ -1,7 +1,8 @@
 """Register tiles: outer products for forward passes, dot products for weight gradients.
 
 Their accumulators are local variables, one vector each, written out by generated source: LLVM then keeps them in
-registers. On Zen 5 both run at the speed of fused multiply-adds on registers alone.
+registers. On Zen 5 outer products run at 97 to 100% of the speed of fused multiply-adds on registers alone, dot
+products, whose sums are gathered across lanes in the end, at 62% (depth 256) to 86% (512) in float32.
 """
 
 from __future__ import annotations

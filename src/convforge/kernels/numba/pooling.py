@@ -100,7 +100,7 @@ def _join(target: Target, average: bool) -> Inner:
     v = target.v
     if average:
         return target.jit(lambda new, old: new + old)
-    return target.jit(lambda new, old: v.select(v.either(new > old, v.is_nan(new)), new, old))
+    return target.jit(lambda new, old: v.select(v.is_nan(new), new, v.select(new > old, new, old)))
 
 
 def _taps(target: Target, average: bool) -> Inner:

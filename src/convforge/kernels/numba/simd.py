@@ -234,16 +234,19 @@ def _fma(a, b, c):
     return a(a, a, a), lambda builder, *args: _call(builder, f"llvm.fmuladd.{a.suffix}", a.llvm, args)
 
 
-@_primitive
-def _maximum(a, b):
-    name = f"llvm.{'maximum' if a.real else 'smax'}.{a.suffix}"
-    return a(a, a), lambda builder, *args: _call(builder, name, a.llvm, args)
+def _extremum(ordered: str, integer: str) -> Any:
+    @_primitive
+    def extremum(a, b):
+        def emit(builder, x, y):
+            if not a.real:
+                return _call(builder, f"llvm.{integer}.{a.suffix}", a.llvm, [x, y])
+            # llvm.maximum would also tell zeros by their sign, at twice the cost; LLVM 15 has it for no x86
+            first = builder.or_(builder.fcmp_ordered(ordered, x, y), builder.fcmp_unordered("uno", x, x))
+            return builder.select(first, x, y)
 
+        return a(a, a), emit
 
-@_primitive
-def _minimum(a, b):
-    name = f"llvm.{'minimum' if a.real else 'smin'}.{a.suffix}"
-    return a(a, a), lambda builder, *args: _call(builder, name, a.llvm, args)
+    return extremum
 
 
 @_primitive
@@ -463,7 +466,8 @@ def vectors(dtype: str, lanes: int) -> ModuleType:
         zero=_constant(vector, None), zero_int=_constant(integers, None), lane=_constant(integers, list(range(lanes))),
         broadcast=_broadcast(vector), broadcast_int=_broadcast(integers),
         broadcast_int64=_broadcast(vector.of(types.int64)),
-        fma=_fma, maximum=_maximum, minimum=_minimum, is_nan=_is_nan, select=_select, any=_any_lane, all=_all_lanes,
+        fma=_fma, maximum=_extremum(">", "smax"), minimum=_extremum("<", "smin"),
+        is_nan=_is_nan, select=_select, any=_any_lane, all=_all_lanes,
         sum=_total, extract=_extract, shuffle=_shuffle,
         to_real=_conversion(vector, "sitofp"), to_int=_conversion(integers, "fptosi"), widen=_widen,
         even=_shuffle(tuple(range(0, 2 * lanes, 2))), odd=_shuffle(tuple(range(1, 2 * lanes, 2))),

@@ -6,7 +6,7 @@ last two where the next tile of the same tile row begins. A block is split into 
 the register tile's width. With alpha = m + 2 and xi = 0 .. alpha^2 - 1:
 
     v[panel][xi][c][tiles]             transformed input; ``lanes`` idle elements after each xi spread it over cache sets
-    u[k block][xi][k / rows][c][rows]  transformed weight
+    u[k block][xi][part of c][k / rows][c][rows]  transformed weight, in the order of its use; parts of about _DEPTH
     p[panel][k][xi][tiles]             products, of one block of output channels
 
 The functions that are unrolled over m are generated source; their arithmetic comes from
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from convforge.kernels.numba.translate import Factory, Inner, Target
 
+#: Channels summed in one chain: half the error of one long chain at 512, and a panel that stays in the L1 cache.
+_DEPTH = 128
 #: Channels whose weights are transformed at a time.
 _CHANNELS = 32
 
@@ -190,6 +192,7 @@ def _multiply(target: Target, m: int, shape: _Blocks) -> Inner:
         c, k = args[f.c], args[f.k]
         padded_k = (k + tile_rows - 1) // tile_rows * tile_rows
         rows = (min(args[f.k_block], k - first_k) + tile_rows - 1) // tile_rows
+        parts = (c + _DEPTH - 1) // _DEPTH
         u = v.advance(v.pointer(args[f.u]), area * c * (g * padded_k + first_k))
         for xi in range(area):
             for panel in range(panels):
@@ -197,11 +200,15 @@ def _multiply(target: Target, m: int, shape: _Blocks) -> Inner:
                 width = (panel_start(vectors, panels, panel + 1) - start) * lanes
                 columns = v.advance(x, area * (c * start + panel) * lanes + xi * (width * c + lanes))
                 to = v.advance(products, area * rows * tile_rows * start * lanes + xi * width)
-                for row in range(rows):
-                    gemm(
-                        c, v.advance(u, row * c * tile_rows), columns, width,
-                        v.advance(to, row * tile_rows * area * width), area * width, 0, tile_rows, width, False,
-                    )  # fmt: skip
+                for part in range(parts):
+                    channel = c * part // parts
+                    depth = c * (part + 1) // parts - channel
+                    for row in range(rows):
+                        gemm(
+                            depth, v.advance(u, (rows * channel + row * depth) * tile_rows),
+                            v.advance(columns, channel * width), width, v.advance(to, row * tile_rows * area * width), area * width, 0, tile_rows, width,
+                            part > 0,
+                        )  # fmt: skip
             u = v.advance(u, rows * c * tile_rows)
 
     return target.jit(multiply)
@@ -392,8 +399,23 @@ def _weight(m: int, target: Target) -> Callable[..., None]:
             lines += [f"    v.store_partial(v.advance(u, {i * alpha + j} * step + e), {scaled}, size - e)"]
     tile = target.call(define("tile", lines, v=v, product=_product(target, m, "weight")))
 
+    @target.jit
+    def gather(args, w, raw, to, size, channels, there):  # type: ignore[no-untyped-def]
+        """The taps of one output channel, 0 where it is not there."""
+        for channel in range(channels):
+            for i in range(3):
+                for j in range(3):
+                    tap = i * 3 + j
+                    if there:
+                        value = w[channel * args[f.w_c] + i * args[f.w_h] + j * args[f.w_w]]
+                        raw[channel * 9 + tap] = value
+                        to[tap * size + channel * tile_rows] = value
+                    else:
+                        to[tap * size + channel * tile_rows] = 0
+
     def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
         c_total, k_block = args[f.c], args[f.k_block]
+        parts = (c_total + _DEPTH - 1) // _DEPTH
         blocks = (args[f.k] + tile_rows - 1) // tile_rows
         gathered = v.pointer(scratch)
         for item in range(begin, end):
@@ -401,27 +423,23 @@ def _weight(m: int, target: Target) -> Callable[..., None]:
             block_start = first // k_block * k_block
             in_block = (min(k_block, args[f.k] - block_start) + tile_rows - 1) // tile_rows
             rows = min(args[f.k] - first, tile_rows)
-            for c in range(0, c_total, _CHANNELS):
-                channels = min(c_total - c, _CHANNELS)
-                size = channels * tile_rows
-                for row in range(tile_rows):
-                    raw = v.advance(v.pointer(args[f.raw]), ((g * args[f.k] + first + row) * c_total + c) * 9)
-                    offset = g * args[f.w_g] + (first + row) * args[f.w_k] + c * args[f.w_c]
-                    for channel in range(channels):
-                        w = v.advance(v.pointer(args[f.w]), offset + channel * args[f.w_c])
-                        for i in range(3):
-                            for j in range(3):
-                                to = (i * 3 + j) * size + channel * tile_rows + row
-                                if row < rows:
-                                    value = w[i * args[f.w_h] + j * args[f.w_w]]
-                                    raw[channel * 9 + i * 3 + j] = value
-                                    gathered[to] = value
-                                else:
-                                    gathered[to] = 0
-                u = v.advance(v.pointer(args[f.u]), area * c_total * (g * blocks * tile_rows + block_start))
-                u = v.advance(u, ((first - block_start) // tile_rows * c_total + c) * tile_rows)
-                for e in range(0, size, lanes):
-                    tile(gathered, size, e, u, in_block * c_total * tile_rows)
+            for part in range(parts):
+                start = c_total * part // parts
+                stop = c_total * (part + 1) // parts
+                for c in range(start, stop, _CHANNELS):
+                    channels = min(stop - c, _CHANNELS)
+                    size = channels * tile_rows
+                    for row in range(tile_rows):
+                        raw = v.advance(v.pointer(args[f.raw]), ((g * args[f.k] + first + row) * c_total + c) * 9)
+                        w = v.advance(
+                            v.pointer(args[f.w]), g * args[f.w_g] + (first + row) * args[f.w_k] + c * args[f.w_c]
+                        )
+                        gather(args, w, raw, v.advance(gathered, row), size, channels, row < rows)
+                    u = v.advance(v.pointer(args[f.u]), area * c_total * (g * blocks * tile_rows + block_start))
+                    in_part = (first - block_start) // tile_rows * (stop - start) + c - start
+                    u = v.advance(u, (in_block * start + in_part) * tile_rows)
+                    for e in range(0, size, lanes):
+                        tile(gathered, size, e, u, in_block * c_total * tile_rows)
 
     return kernel
 
