@@ -19,18 +19,13 @@ PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
 
 
 def functions():
-    """Every public function and method by name."""
+    """Every public function by name, and what plans do."""
     found = {name: getattr(cf, name) for name in cf.__all__}
     found |= {f"filters.{name}": getattr(filters, name) for name in ("named", "box", "gaussian")}
-    for name, value in list(found.items()):
-        if inspect.isclass(value):
-            del found[name]
-            found |= {
-                f"{name}.{member}": method
-                for member, method in vars(value).items()
-                if inspect.isfunction(method) and (not member.startswith("_") or member == "__call__")
-            }
-    return {name: value for name, value in found.items() if callable(value)}
+    for name, method in vars(cf.Plan).items():
+        if inspect.isfunction(method) and (not name.startswith("_") or name == "__call__"):
+            found[f"Plan.{name}"] = method
+    return {name: value for name, value in found.items() if callable(value) and not inspect.isclass(value)}
 
 
 FUNCTIONS = [pytest.param(function, id=name) for name, function in functions().items()]
@@ -70,8 +65,8 @@ def test_function_is_documented(function):
 def test_class_is_documented(class_):
     assert sections(class_)[""].strip()
     for name, member in vars(class_).items():
-        if isinstance(member, property) and not name.startswith("_"):
-            assert inspect.getdoc(member), name
+        if isinstance(member, property) or inspect.isfunction(member):
+            assert name.startswith("_") or inspect.getdoc(member), name
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

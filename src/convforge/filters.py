@@ -73,7 +73,23 @@ def named(name: str) -> np.ndarray:
 
 
 def box(size: int) -> np.ndarray:
-    """The mean of ``size`` x ``size`` pixels."""
+    """The mean of ``size`` x ``size`` pixels.
+
+    Parameters
+    ----------
+    size
+        Pixels along each axis.
+
+    Returns
+    -------
+    ndarray
+        Of shape (1, 1, size, size), float32.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``size`` is no positive int.
+    """
     _check_size(size)
     return _weight(np.full((size, size), 1 / size**2))
 
@@ -87,6 +103,11 @@ def gaussian(size: int, sigma: float | None = None) -> np.ndarray:
         Pixels along each axis.
     sigma
         Standard deviation in pixels; by default ``0.3 * ((size - 1) / 2 - 1) + 0.8``, OpenCV's rule for a size.
+
+    Returns
+    -------
+    ndarray
+        Of shape (1, 1, size, size), float32.
 
     Raises
     ------

@@ -117,6 +117,10 @@ class Plan:
         weight
             Array of shape ``problem.weight_shape`` and the problem's dtype.
 
+        Returns
+        -------
+        PreparedWeight
+
         Raises
         ------
         TypeError, ValueError
@@ -190,6 +194,11 @@ class Plan:
         out
             Where to write the result, of shape ``problem.input_shape``.
 
+        Returns
+        -------
+        ndarray
+            ``out``, or a new array.
+
         Raises
         ------
         TypeError, ValueError
@@ -213,6 +222,11 @@ class Plan:
             Input and gradient by the output, of the problem's shapes.
         out
             Where to write the result, of shape ``problem.weight_shape``.
+
+        Returns
+        -------
+        ndarray
+            ``out``, or a new array.
 
         Raises
         ------

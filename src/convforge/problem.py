@@ -327,6 +327,20 @@ def parse(text: str) -> Problem:
     d dilation (1), g groups (1). Flags: ``:bias``, ``:ceil``, ``:exclude_pad``, ``:divisor=3``, ``:indices``,
     ``:float64``. The number of sizes after i is the number of spatial axes; elsewhere one size serves all axes.
 
+    Parameters
+    ----------
+    text
+        ``[kind:]n1c64k64i56x56f3x3s1p1d1g1[:flag]...``; the kind is conv (the default), max or avg.
+
+    Returns
+    -------
+    ConvProblem or PoolProblem
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no string, or no problem; the message says where it fails.
+
     Examples
     --------
     >>> parse("n1c64k128i56x56f3x3s2p1").output

@@ -79,24 +79,40 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
     assert isinstance(problem, ConvProblem)
     if pass_ == "grad_weight":
         return _grad_weight(problem, tile, machine)
-    itemsize = np.dtype(problem.dtype).itemsize
     stages, scratch_bytes = [], 0
-    for r in correlations(problem, pass_):
+    for r, second in _paired(correlations(problem, pass_)):
         if r.taps == 0:
             stages.append(fill_zero(r))
+            if second is not None:
+                stages.append(fill_zero(second))
             continue
-        tables = _tables(r) + _BLOCK_VECTORS * tile.lanes * itemsize + _round_up(r.k * r.c * r.taps * itemsize)
-        columns, rows = _panel(r, tile, machine, itemsize, r.n * r.groups)
-        stages.append(
-            Stage(
-                "depthwise_forward",
-                {**input_fields(r), **weight_fields(r), "bias": bias_field(r), **output_fields(r), **geometry(r),
-                 "rows": rows, "columns": columns},
-                r.n * r.groups * -(-r.output[0] // rows),
-            )
-        )  # fmt: skip
-        scratch_bytes = max(scratch_bytes, tables + _copy_bytes(r, rows, columns, tile, itemsize))
+        block = _Block.of(r, second, tile, machine, problem.dtype, r.n * r.groups)
+        stages.append(_stage(r, second, block))
+        weights = r.k * r.c * r.kernel[0] * (r.kernel[1] + block.kw2) * block.itemsize
+        buffer = block.rows * _STRIP_VECTORS * tile.lanes * block.itemsize
+        scratch_bytes = max(scratch_bytes, block.table_bytes + buffer + _round_up(weights) + block.copy_bytes)
     return Program(dtype=problem.dtype, stages=stages, scratch_bytes=scratch_bytes)
+
+
+def _paired(phases: list[Correlation]) -> list[tuple[Correlation, Correlation | None]]:
+    """The phases of a row of a stride of 2 together: their outputs alternate, so that whole vectors can be stored.
+
+    The first of a pair has taps, unless both have none.
+    """
+    if phases[0].out.steps[3] != 2 or phases[0].output[1] == 1 and len(phases) == phases[0].out.steps[2]:
+        return [(each, None) for each in phases]
+    return [(even, odd) for even, odd in zip(phases[::2], phases[1::2], strict=True)]
+
+
+def _stage(r: Correlation, second: Correlation | None, block: _Block) -> Stage:
+    args = {**input_fields(r), **weight_fields(r), **output_fields(r), **geometry(r)}
+    args |= {"bias": bias_field(r), "w2": 0, "kw2": 0, "pw2": 0, "ow2": 0, "rows": block.rows, "columns": block.columns}
+    if second is not None:
+        args |= {
+            "w2": second.weight.address, "kw2": block.kw2, "pw2": second.padding[1], "ow2": second.output[1],
+            "out_w": 1,
+        }  # fmt: skip
+    return Stage("depthwise_forward", args, r.n * r.groups * -(-r.output[0] // block.rows))
 
 
 def _grad_weight(p: ConvProblem, tile: Tile, machine: Machine) -> Program:

@@ -19,8 +19,8 @@ from convforge.program import Program, Slot, Stage, View
 if TYPE_CHECKING:
     from convforge.runtime.machine import Machine, Tile
 
-#: Elements of a row that are worked on at a time, and rows: with a maximum's places they half fill the L1 cache. Several
-#: rows, because loads across two vectors that were just stored wait for them (a fifth of the time with one row).
+#: Elements of a row that are worked on at a time, and rows: with a maximum's places they half fill the L1 cache.
+#: Several rows, because a load across two vectors that were just stored waits for them (a fifth of the time).
 _ROW = 512
 _BATCH = 4
 #: Elements of the input in a block, and in a grain of blocks: some 10 µs of work.
@@ -160,9 +160,7 @@ def _divisor(p: PoolProblem) -> dict[str, Slot | int]:
     """What of a window counts: inside the padded input, or inside the input."""
     fields: dict[str, Slot | int] = {"divisor": p.divisor_override or 0}
     for axis, size, (before, after) in zip("hw", p.input, p.padding, strict=True):
-        fields[f"{axis}_first"], fields[f"{axis}_end"] = (
-            (-before, size + after) if p.count_include_pad else (0, size)
-        )
+        fields[f"{axis}_first"], fields[f"{axis}_end"] = (-before, size + after) if p.count_include_pad else (0, size)
     return fields
 
 

@@ -30,7 +30,8 @@ def render(comparison: Comparison, *, footnotes: bool = True) -> RenderableType:
     ]
     parts += [Text(line, style="dim") for line in _refusals(comparison.rows)]
     if footnotes:
-        parts += [Text(), Text(_footnotes(comparison), style="dim")]
+        blank = [] if isinstance(parts[-1], Table) else [Text()]  # a table ends with a blank line of its own
+        parts += [*blank, Text(_footnotes(comparison), style="dim")]
     return Group(*parts)
 
 
@@ -57,7 +58,7 @@ def _table(rows: Sequence[Row]) -> Table:
     for pass_, of_pass in groupby(rows, key=lambda row: row.pass_):
         table.add_row(pass_, style="bold")
         for row in of_pass:
-            note = "auto" if row.chosen else "" if row.status == "ok" else row.status
+            note = " ".join([*(["auto"] if row.chosen else []), *(["failed"] if row.status == "failed" else [])])
             table.add_row(f"  {row.algorithm}", row.backend, *_numbers(row), note, style=_style(row))
     return table
 

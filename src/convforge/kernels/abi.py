@@ -27,9 +27,10 @@ _WINOGRAD_GRAD = (
     *INPUT, *GRAD_OUTPUT, "v", "w", "s", "out", "out_k", "out_c", "out_h", "out_w", "n", "g", "c", "k", "ih", "iw", "oh",
     "ow", "ph", "pw", "blocks", "block", "channels",
 )  # fmt: skip
-INDICES = ("indices", "indices_n", "indices_c", "indices_h")  # int64, flat within a plane; the last axis has unit stride
-# rows and columns: of a block of outputs; width: elements of a row of scratch, a multiple of LANES; batch: rows of a block
-# that are joined vertically before any is joined horizontally. A kernel takes 2 + 2 * batch rows of scratch
+# int64, flat within a plane; the last axis has unit stride
+INDICES = ("indices", "indices_n", "indices_c", "indices_h")
+# rows and columns: of a block of outputs; width: elements of a row of scratch, a multiple of LANES; batch: rows of a
+# block that are joined vertically before any is joined horizontally. A kernel takes 2 + 2 * batch rows of scratch
 POOL = (
     "c", "ih", "iw", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw", "rows", "columns", "width", "batch",
 )  # fmt: skip
@@ -58,8 +59,9 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "direct_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "splits"),
     # partial[parts][g][k][c * kh * kw]; items: parts * g * ceil(k / ROWS) * ceil(c * kh * kw / VECTORS)
     "direct_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "parts"),
-    # c or k is 1; items: n * g * ceil(oh / rows); columns: output columns whose input is copied at a time
-    "depthwise_forward": (*INPUT, *WEIGHT, "bias", *OUTPUT, *GEOMETRY, "rows", "columns"),
+    # c or k is 1; items: n * g * ceil(oh / rows); columns: output columns whose input is copied at a time. Where ow2 is
+    # not 0, a second convolution of the same input with other columns of taps: their outputs alternate along the rows
+    "depthwise_forward": (*INPUT, *WEIGHT, "w2", "bias", *OUTPUT, *GEOMETRY, "kw2", "pw2", "ow2", "rows", "columns"),
     # c is 1; partial[parts][g][k][kh * kw]; items: parts * g, a part some of the n * ceil(oh / rows) blocks of rows
     "depthwise_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "rows", "columns", "parts"),
     # items: n * c * ceil(oh / rows) * ceil(ow / columns) blocks, columns innermost; without an address no indices are

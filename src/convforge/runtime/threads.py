@@ -78,6 +78,11 @@ def get_num_threads() -> int:
 def num_threads(n: int) -> Iterator[None]:
     """Context in which calls of this thread (or asyncio task) use at most ``n`` threads.
 
+    Parameters
+    ----------
+    n
+        At least 1; other limits hold as for :func:`set_num_threads`.
+
     Raises
     ------
     TypeError, ValueError

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convforge.algorithms.winograd.transforms import Matrix, Transforms
 
 _ONE = Fraction(1)
+_LANES = (2, 4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +248,7 @@ def _python(step: Step) -> str:
 
 
 def c_header(family: Sequence[Transforms]) -> str:
-    """The C header winograd_transforms.h: for each F(m, 3) of ``family`` the products, and (de)interleaving by m.
+    """The C header winograd_transforms.h: for each F(m, 3) of ``family`` the products; (de)interleaving by m and lanes.
 
     Each function takes m first, a constant at every call, and works on arrays whose indices are all constant, so that
     the compiler keeps them in registers.
@@ -256,11 +257,12 @@ def c_header(family: Sequence[Transforms]) -> str:
     for name in products(family[0]):
         cases = {t.m: _c_straight(straight(products(t)[name])) for t in family}
         parts.append(_c_function(f"winograd_{name}", cases))
+    sizes = sorted({t.m for t in family} | set(_LANES))
     for make in (deinterleave, interleave):
-        for lanes in (2, 4, 8, 16):
-            cases = {t.m: _c_shuffles(make(t.m, lanes)) for t in family}
+        for lanes in _LANES:
+            cases = {m: _c_shuffles(make(m, lanes)) for m in sizes}
             parts += [f"#if CF_LANES == {lanes}", _c_function(f"winograd_{make.__name__}", cases), "#endif"]
-    for lanes in (2, 4, 8, 16):
+    for lanes in _LANES:
         following = ", ".join(str(lane + 1) for lane in range(lanes))
         parts += [f"#if CF_LANES == {lanes}", f"#define WINOGRAD_FOLLOWING {following}", "#endif"]
     parts += [

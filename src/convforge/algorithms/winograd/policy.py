@@ -140,6 +140,11 @@ def weight_gradient(m: int, p: ConvProblem, tile: Tile, blocks: int) -> Program:
     w_bytes = _round_up(p.groups * area * (vectors * k + 1) * lanes * itemsize, _ALIGNMENT)
     x, y, out = View.of("x", 4), View.of("grad_output", 4), View.of("out", 4)
     channels = 8
+    # the input transform's scratch, or the packed operands of the products
+    scratch = max(
+        _rows_elements(m, vectors, lanes, p.input[1] + p.output[1]),
+        (_round_up(k, tile.rows) + tile.columns) * vectors * lanes,
+    )
     args: dict[str, Slot | int] = {
         "x": x.address, "x_n": x.stride(0), "x_c": x.stride(1), "x_h": x.stride(2),
         "y": y.address, "y_n": y.stride(0), "y_k": y.stride(1), "y_h": y.stride(2),
@@ -159,7 +164,7 @@ def weight_gradient(m: int, p: ConvProblem, tile: Tile, blocks: int) -> Program:
         dtype=p.dtype,
         stages=stages,
         workspace_bytes=v_bytes + w_bytes + p.groups * area * c * k * itemsize,
-        scratch_bytes=_rows_elements(m, vectors, lanes, p.input[1] + p.output[1]) * itemsize,
+        scratch_bytes=scratch * itemsize,
     )
 
 

@@ -514,22 +514,58 @@ cdef inline void winograd_grad_transform(
                 )
 
 
+cdef inline void winograd_pack(
+    int size, const real *source, int64_t pitch, int64_t vectors, int64_t rows, real *to, int64_t width
+) noexcept nogil:
+    """to[tile][row] = source[row][tile] for ``size`` rows, zero past ``rows``; ``width`` is the pitch of ``to``."""
+    cdef vec d[LANES]
+    cdef vec o[LANES]
+    cdef int64_t group
+    cdef int i
+    for group in range(vectors):
+        for i in range(size):
+            d[i] = vec_load(source + i * pitch + group * LANES) if i < rows else vec_zero()
+        winograd_interleave(size, d, o)
+        for i in range(size):
+            vec_store(to + (group * LANES + i * LANES // size) * width, o[i])
+
+
 cdef inline void winograd_grad_multiply(
     int m, const winograd_grad_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
     cdef winograd_args shape
     cdef winograd_block b = winograd_grad_block(m, a, &shape)
-    cdef int64_t item, i
+    cdef int64_t pitch = b.vectors * LANES, groups = (a.c + LANES - 1) // LANES
+    cdef int64_t panels = (groups + VECTORS - 1) // VECTORS, item, panel, first, width, group, row
+    cdef real *packed_w = <real *>scratch
+    cdef real *packed_v = packed_w + (a.k + ROWS - 1) // ROWS * ROWS * pitch
     cdef real *s
+    cdef const real *v
+    cdef const real *w
     for item in range(begin, end):
         s = <real *>a.s + item * a.k * a.c
-        if a.block == 0:
-            for i in range(a.k * a.c):
-                s[i] = 0
-        dot_products(
-            b.tiles, <const real *>a.w + item * winograd_grad_step(&b, a.k), b.vectors * LANES,
-            <const real *>a.v + item * winograd_grad_step(&b, a.c), b.vectors * LANES, s, a.c, a.k, a.c,
-        )
+        v = <const real *>a.v + item * winograd_grad_step(&b, a.c)
+        w = <const real *>a.w + item * winograd_grad_step(&b, a.k)
+        row = 0
+        while row < a.k:
+            winograd_pack(ROWS, w + row * pitch, pitch, b.vectors, a.k - row, packed_w + row * pitch, ROWS)
+            row += ROWS
+        for panel in range(panels):
+            first = groups * panel // panels * LANES
+            width = groups * (panel + 1) // panels * LANES - first
+            group = first
+            while group < first + width:
+                winograd_pack(
+                    LANES, v + group * pitch, pitch, b.vectors, a.c - group, packed_v + group - first, width
+                )
+                group += LANES
+            row = 0
+            while row < a.k:
+                gemm_rows(
+                    b.tiles, packed_w + row * pitch, packed_v, width, s + row * a.c + first, a.c, NULL,
+                    min(a.k - row, <int64_t>ROWS), min(width, a.c - first), a.block > 0,
+                )
+                row += ROWS
 
 
 cdef real winograd_exact_grad(

@@ -1,6 +1,6 @@
-"""Pooling, separable: rows of a window are joined vertically into a row of scratch, whose windows are joined horizontally.
+"""Pooling, separable: the rows of windows are joined into a row of scratch, and then the windows of that row.
 
-The borders of a row of scratch hold what changes nothing, so that the horizontal pass needs no masks. An item is a
+The borders of a row of scratch hold what changes nothing, so that this second pass needs no masks. An item is a
 block of one plane's outputs. Rows of ``count`` elements are walked in whole vectors, the last of which overlaps the one
 before: only rows shorter than a vector are masked. A join is a sum, or a maximum in which NaN wins and of equals the
 old one stays.
@@ -76,9 +76,7 @@ def _load(target: Target) -> Inner:
     """Make ``load(source, i, count)`` for a vector of a row of ``count`` elements."""
     v = target.v
     return target.jit(
-        lambda source, i, count: (
-            v.load(source, i) if count >= v.lanes else v.load_partial(v.advance(source, i), count)
-        )
+        lambda source, i, count: v.load(source, i) if count >= v.lanes else v.load_partial(v.advance(source, i), count)
     )
 
 
@@ -217,7 +215,7 @@ def _columns(target: Target, average: bool) -> Inner:
 def _exceeds(target: Target) -> Inner:
     """Make ``exceeds(a, b)``: a is larger, or NaN where b is not."""
     v = target.v
-    return target.jit(lambda a, b: v.either(a > b, v.both(v.is_nan(a), b == b)))  # noqa: PLR0124
+    return target.jit(lambda a, b: v.either(a > b, v.both(v.is_nan(a), b == b)))
 
 
 def _rows_places(target: Target) -> Inner:
@@ -244,9 +242,9 @@ def _rows_places(target: Target) -> Inner:
 
 
 def _columns_places(target: Target) -> Inner:
-    """Make ``columns_places(taps, dilation, stride, values, places, spare_values, spare_places, out, indices, index, count)``.
+    """Make ``columns_places``, as :func:`_columns`; the indices of window j count from ``index + j * stride``.
 
-    As :func:`_columns`; the indices of window j count from ``index + j * stride``.
+    Its arguments: ``taps, dilation, stride, values, places, spare_values, spare_places, out, indices, index, count``.
     """
     v = target.v
     lanes = v.lanes
@@ -521,9 +519,7 @@ def avg_pool_backward(target: Target) -> Callable[..., None]:
                         shares = v.zero()
                         for k in range(first, last):
                             factor = 1 if divisor else counted(k * sh - ph, kh, args[f.h_first], args[f.h_end])
-                            shares = shares + load(y, k * y_h + j, count) / (
-                                v.load(divisors, j) * v.broadcast(factor)
-                            )
+                            shares = shares + load(y, k * y_h + j, count) / (v.load(divisors, j) * v.broadcast(factor))
                         spread_out(v.advance(spread, (low + j) * sw - start), lanes_of, shares, sw, count - j)
                     for i in range(0, pixels, lanes):
                         j = vector_of(i, pixels)
