@@ -39,7 +39,7 @@ def test_integers_come_out_right(algorithm, problem, pass_, rng):
     expected = calls.exact(problem, pass_, arrays)
     y = calls.run(algorithm, problem, pass_, arrays)
     if algorithm.name.startswith("winograd"):
-        np.testing.assert_allclose(y, expected, atol=1e-3 * max(1.0, np.abs(expected).max()))
+        np.testing.assert_allclose(y, expected, atol=1e-3 * np.abs(expected).max(initial=1.0))
     else:
         np.testing.assert_array_equal(y, expected)
 

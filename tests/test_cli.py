@@ -51,7 +51,7 @@ def test_compare_prints_one_table_per_problem():
     headings = [line for line in result.stdout.splitlines() if "i6x7" in line or "i8x8" in line]
     assert headings == [SMALL, "tiny:digits_pool  max:n1c32i8x8f2x2s2"]
     assert result.stdout.count("reference") == 5
-    assert result.stdout.count("GFLOP/s: operations of the direct sum") == 1
+    assert result.stdout.count("operations of the direct sum") == 1
 
 
 def test_passes_algorithms_and_threads():

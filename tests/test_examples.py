@@ -1,5 +1,6 @@
 """The programs in examples/ run as they stand, and find what they are there to find."""
 
+import os
 import re
 import subprocess
 import sys
@@ -14,10 +15,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(name, *arguments, folder):
-    """What an example prints, run as a process in a folder of its own."""
+    """What an example prints, run as a process in a folder of its own; on one thread, for other tests may be running."""
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
-        cwd=folder, capture_output=True, text=True, timeout=300,
+        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "PerformanceWarning" not in done.stderr

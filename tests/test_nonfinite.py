@@ -62,7 +62,7 @@ def test_overflow(algorithm, problem, pass_, rng):
 def test_denormals_are_kept(algorithm, problem, pass_, rng):
     """Loading and running the kernels leaves gradual underflow on."""
     arrays = calls.arrays_for(problem, rng)
-    tiny = np.finfo(problem.dtype).smallest_subnormal * 64
+    tiny = np.finfo(problem.dtype).smallest_subnormal * 2**16
     scaled = {"forward": "x", "grad_input": "grad_output", "grad_weight": "x"}[pass_]
     arrays[scaled] = (rng.integers(-3, 4, arrays[scaled].shape) * tiny).astype(problem.dtype)
     other = {"forward": "weight", "grad_input": "weight", "grad_weight": "grad_output"}[pass_]
@@ -72,8 +72,8 @@ def test_denormals_are_kept(algorithm, problem, pass_, rng):
     expected = calls.exact(problem, pass_, arrays)
     assert np.count_nonzero(expected)
     if algorithm.name.startswith("winograd"):
-        # transformed weights are rounded relative to themselves, sums to a subnormal step
-        assert np.abs(y - expected).max() <= 1e-4 * np.abs(expected).max() + 64 * np.finfo(problem.dtype).smallest_subnormal
+        # its sums are rounded to a subnormal step, and the output transform multiplies those roundings
+        assert np.abs(y - expected).max() <= 1e-3 * np.abs(expected).max()
     else:
         np.testing.assert_array_equal(y, expected)
     assert np.float32(1e-40) * np.float32(0.5) != 0

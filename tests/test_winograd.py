@@ -155,18 +155,16 @@ def test_interleaving(m, lanes):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("c", [1, 16, 512])
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_error_stays_within_the_model(kernel, c, dtype, rng):
+@pytest.mark.parametrize("c", [1, 16, 160])
+@pytest.mark.parametrize("pass_", ["forward", "grad_input", "grad_weight"])
+def test_error_stays_within_the_model(pass_, c, dtype, rng):
     problem = cf.parse(f"n1c{c}k{c}i13x20f3x3p1:{dtype}")
     arrays = calls.arrays_for(problem, rng)
-    for pass_ in problem.passes:
-        if kernel.refuses(problem, pass_):
-            pytest.skip("not available here")
-        expected = _exact(problem, pass_, arrays)
-        error = calls.relative_error(calls.run(kernel, problem, pass_, arrays), expected)
-        assert error <= kernel.error(problem, pass_)
-        assert kernel.error(problem, pass_) < 40 * error + 4 * np.finfo(dtype).eps
+    expected = _exact(problem, pass_, arrays)
+    for kernel in KERNELS:
+        if kernel.refuses(problem, pass_) is None:
+            error = calls.relative_error(calls.run(kernel, problem, pass_, arrays), expected)
+            assert error <= kernel.error(problem, pass_) < 16 * error, kernel
 
 
 def _exact(problem, pass_, arrays):

@@ -257,6 +257,7 @@ _SUITES = {
         gaussian5     n1c1k1i1024x1024f5x5p2
         gaussian7     n1c1k1i1024x1024f7x7p3
         box15         n1c1k1i1024x1024f15x15p7
+        gaussian31    n1c1k1i1024x1024f31x31p15
         row9          n1c1k1i1024x1024f1x9p0x4
         column9       n1c1k1i1024x1024f9x1p4x0
         rgb_sobel     n1c3k3i1080x1920f3x3p1g3

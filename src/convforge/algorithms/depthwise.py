@@ -6,6 +6,7 @@ rows are in flight so that an input row serves all that see it, and a channel's 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod, sqrt
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,8 @@ _ALIGNMENT = 64
 _INDEX_BYTES = 8
 #: Output columns whose input is copied at a time, in vectors: the copy of a few rows stays in the L1 cache.
 _PANEL_VECTORS = 8
-# of outputs that the kernels sum up at a time, four rows of two
-_BLOCK_VECTORS = 8
+#: Vectors of output columns that the kernels sum up at a time, at most.
+_STRIP_VECTORS = 4
 #: Rows of a block of outputs, a multiple of the kernels' four: the input rows at its edge are read again.
 _LEAST_ROWS = 16
 # enough items to share out among the cores of any machine, whatever their number
@@ -80,36 +81,38 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
     if pass_ == "grad_weight":
         return _grad_weight(problem, tile, machine)
     stages, scratch_bytes = [], 0
-    for r, second in _paired(correlations(problem, pass_)):
-        if r.taps == 0:
-            stages.append(fill_zero(r))
-            if second is not None:
-                stages.append(fill_zero(second))
+    for r, second in _paired(problem, pass_):
+        if r.taps == 0 and (second is None or second.taps == 0):
+            stages += [fill_zero(each) for each in (r, second) if each is not None]
             continue
-        block = _Block.of(r, second, tile, machine, problem.dtype, r.n * r.groups)
+        block = _block(r, second, tile, machine, problem.itemsize, r.n * r.groups)
         stages.append(_stage(r, second, block))
-        weights = r.k * r.c * r.kernel[0] * (r.kernel[1] + block.kw2) * block.itemsize
-        buffer = block.rows * _STRIP_VECTORS * tile.lanes * block.itemsize
-        scratch_bytes = max(scratch_bytes, block.table_bytes + buffer + _round_up(weights) + block.copy_bytes)
+        sums = block.rows * _STRIP_VECTORS * tile.lanes + r.k * r.c * r.kernel[0] * (r.kernel[1] + _kw(second))
+        scratch_bytes = max(scratch_bytes, block.table_bytes + _round_up(sums * problem.itemsize) + block.copy_bytes)
     return Program(dtype=problem.dtype, stages=stages, scratch_bytes=scratch_bytes)
 
 
-def _paired(phases: list[Correlation]) -> list[tuple[Correlation, Correlation | None]]:
-    """The phases of a row of a stride of 2 together: their outputs alternate, so that whole vectors can be stored.
+def _paired(problem: ConvProblem, pass_: str) -> list[tuple[Correlation, Correlation | None]]:
+    """The correlations of a pass. The two phases of a row with a stride of 2 go together.
 
-    The first of a pair has taps, unless both have none.
+    Their outputs alternate, so that whole vectors can be stored.
     """
-    if phases[0].out.steps[3] != 2 or phases[0].output[1] == 1 and len(phases) == phases[0].out.steps[2]:
-        return [(each, None) for each in phases]
-    return [(even, odd) for even, odd in zip(phases[::2], phases[1::2], strict=True)]
+    every = correlations(problem, pass_)
+    if pass_ == "forward" or problem.stride[1] != 2 or problem.input[1] == 1:
+        return [(each, None) for each in every]
+    return list(zip(every[::2], every[1::2], strict=True))
 
 
 def _stage(r: Correlation, second: Correlation | None, block: _Block) -> Stage:
-    args = {**input_fields(r), **weight_fields(r), **output_fields(r), **geometry(r)}
-    args |= {"bias": bias_field(r), "w2": 0, "kw2": 0, "pw2": 0, "ow2": 0, "rows": block.rows, "columns": block.columns}
+    args = {
+        **input_fields(r), **weight_fields(r), "bias": bias_field(r), **output_fields(r), **geometry(r),
+        "w2": 0, "kw2": 0, "pw2": 0, "ow2": 0, "rows": block.rows, "columns": block.columns,
+    }  # fmt: skip
     if second is not None:
+        if r.kernel[1] == 0:
+            args |= weight_fields(second)
         args |= {
-            "w2": second.weight.address, "kw2": block.kw2, "pw2": second.padding[1], "ow2": second.output[1],
+            "w2": second.weight.address, "kw2": second.kernel[1], "pw2": second.padding[1], "ow2": second.output[1],
             "out_w": 1,
         }  # fmt: skip
     return Stage("depthwise_forward", args, r.n * r.groups * -(-r.output[0] // block.rows))
@@ -117,49 +120,67 @@ def _stage(r: Correlation, second: Correlation | None, block: _Block) -> Stage:
 
 def _grad_weight(p: ConvProblem, tile: Tile, machine: Machine) -> Program:
     (r,) = correlations(p, "forward")
-    itemsize = np.dtype(p.dtype).itemsize
-    columns, rows = _panel(r, tile, machine, itemsize, p.groups)
-    units = p.n * -(-p.output[0] // rows)
+    block = _block(r, None, tile, machine, p.itemsize, p.groups)
+    units = p.n * -(-p.output[0] // block.rows)
     parts = min(units, -(-_LEAST_ITEMS // p.groups))
-    stage = Stage(
-        "depthwise_grad_weight",
-        {**grad_weight_fields(p), "n": p.n, "g": p.groups, "c": 1, "k": r.k, "rows": rows, "columns": columns,
-         "parts": parts},
-        parts * p.groups,
-    )  # fmt: skip
+    args = {**grad_weight_fields(p), "n": p.n, "g": p.groups, "c": 1, "k": r.k}
+    args |= {"rows": block.rows, "columns": block.columns, "parts": parts}
     return Program(
         dtype=p.dtype,
-        stages=(stage, sum_parts(p, parts)),
+        stages=(Stage("depthwise_grad_weight", args, parts * p.groups), sum_parts(p, parts)),
         workspace_bytes=parts * p.weight_bytes,
-        scratch_bytes=_tables(r) + r.k * r.taps * tile.lanes * itemsize + _copy_bytes(r, rows, columns, tile, itemsize),
+        scratch_bytes=block.table_bytes + r.k * r.taps * tile.lanes * p.itemsize + block.copy_bytes,
         contiguous=frozenset({"out"}),
     )
 
 
-def _panel(r: Correlation, tile: Tile, machine: Machine, itemsize: int, planes: int) -> tuple[int, int]:
-    """Output columns copied at a time, and output rows of an item."""
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """What an item does at a time, and the scratch memory that it takes.
+
+    Attributes
+    ----------
+    rows, columns
+        Output rows of an item, and output columns whose input is copied at a time.
+    table_bytes, copy_bytes
+        Of the kernels' tables of column offsets, and of a panel's copied input.
+    """
+
+    rows: int
+    columns: int
+    table_bytes: int
+    copy_bytes: int
+
+
+def _block(
+    r: Correlation, second: Correlation | None, tile: Tile, machine: Machine, itemsize: int, planes: int
+) -> _Block:
+    """Choose rows and columns for ``planes`` independent planes of outputs."""
     columns = min(_PANEL_VECTORS, -(-r.output[1] // tile.lanes)) * tile.lanes
+    kw, kw2 = r.kernel[1], _kw(second)
+    before = max(r.padding[1], second.padding[1]) if second is not None and kw2 else r.padding[1]
+    ends = [before - each.padding[1] + (each.kernel[1] - 1) * each.dilation[1] for each in (r, second) if _kw(each)]
+    reach = 1 + max(ends)
+    # the kernels' layout: each copied row has its phases one after the other, of whole vectors
+    width = -(-(min(columns, r.output[1]) + (reach - 1) // r.stride[1]) // tile.lanes) * tile.lanes
+    row_bytes = r.c * min(r.stride[1], reach) * width * itemsize
+    zeros_bytes = (-(-reach // tile.lanes) + _STRIP_VECTORS) * tile.lanes * itemsize
+
+    def copy_bytes(rows: int) -> int:
+        lines = (rows - 1) * r.stride[0] + (r.kernel[0] - 1) * r.dilation[0] + 1
+        return max(lines * row_bytes + tile.lanes * itemsize, zeros_bytes)
+
     rows = r.output[0]
-    # halve the rows until there are items to share out and the copy stays in half the L2 cache
+    # until there are items to share out and the copy stays in half the L2 cache
     while rows > _LEAST_ROWS and (
-        planes * -(-r.output[0] // rows) < _LEAST_ITEMS or _copy_bytes(r, rows, columns, tile, itemsize) > machine.l2 // 2
+        planes * -(-r.output[0] // rows) < _LEAST_ITEMS or copy_bytes(rows) > machine.l2 // 2
     ):
         rows = max(_LEAST_ROWS, -(-rows // 2))
-    return columns, rows
+    return _Block(rows, columns, _round_up(2 * (kw + kw2) * _INDEX_BYTES), copy_bytes(rows))
 
 
-def _tables(r: Correlation) -> int:
-    """Bytes of the kernels' two tables of column offsets."""
-    return _round_up(2 * r.kernel[1] * _INDEX_BYTES)
-
-
-def _copy_bytes(r: Correlation, rows: int, columns: int, tile: Tile, itemsize: int) -> int:
-    """Bytes of the copied input of a panel: each row has its phases one after the other, of whole vectors."""
-    (kh, kw), (sh, sw), (dh, dw) = r.kernel, r.stride, r.dilation
-    phases = min(sw, (kw - 1) * dw + 1)
-    width = -(-(columns + (kw - 1) * dw // sw) // tile.lanes) * tile.lanes
-    lines = (min(rows, r.output[0]) - 1) * sh + (kh - 1) * dh + 1
-    return r.c * lines * phases * width * itemsize
+def _kw(r: Correlation | None) -> int:
+    return 0 if r is None else r.kernel[1]
 
 
 def _round_up(nbytes: int) -> int:

@@ -117,7 +117,8 @@ def _footnotes(comparison: Comparison) -> str:
     else:
         error = "norm(result - exact) / norm(exact result on absolute values)"
     return (
-        f"time: median of interleaved rounds, {weight}; GFLOP/s: operations of the direct sum\n"
+        f"time: median of interleaved rounds, {weight}\n"
+        "GFLOP/s: operations of the direct sum, whatever the algorithm\n"
         "peak, copy: share of the measured multiply-add peak and copy bandwidth\n"
         f"error: {error}\n"
         f'auto: what algorithm="auto" takes at tolerance {comparison.tolerance:g}'

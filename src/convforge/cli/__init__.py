@@ -1,4 +1,4 @@
-"""The command line: ``convforge compare | info | cache``. It parses arguments; the work is done elsewhere."""
+"""The command line: ``convforge compare | bench | info | cache``. It parses arguments; the work is done elsewhere."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from convforge.cli.bench import bench
 from convforge.cli.cache import cache
 from convforge.cli.compare import compare
 from convforge.cli.info import info
@@ -38,6 +39,7 @@ def cli() -> None:
 
 
 cli.add_command(compare)
+cli.add_command(bench)
 cli.add_command(info)
 cli.add_command(cache)
 

@@ -45,7 +45,7 @@ def compare(
     plot_path: str | None,
     **settings: Any,
 ) -> None:
-    r"""Run every algorithm on a problem: its time, share of peak, memory and error, or why it refuses.
+    """Run every algorithm on a problem: its time, share of peak, memory and error, or why it refuses.
 
     PROBLEM is a string such as n1c64k64i56x56f3x3p1 (n images, c channels in, k channels out, i input size, f filter,
     p padding; also s stride, d dilation, g groups, :bias, :float64), a pool such as max:n1c64i112x112f3x3s2p1, or a
@@ -58,8 +58,8 @@ def compare(
     Examples:
       convforge compare resnet50:conv2_x
       convforge compare --image photo.jpg --filter sobel_x --pass forward
-      convforge compare n1c512k128i28x28f1x1 --threads 1 --json result.json --plot result.png
-    """
+      convforge compare n1c512k128i28x28f1x1 --threads 1 --json - --plot a.png
+    """  # noqa: D301 - click wants the backspace itself
     jobs = _jobs(problems, image, filter_name, settings)
     if plot_path is not None:
         from convforge.bench.plot import check

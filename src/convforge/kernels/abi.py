@@ -22,7 +22,8 @@ _WINOGRAD = (
     *INPUT, "u", "w", "bias", *OUTPUT, "v", "n", "g", "c", "k", "ih", "iw", "oh", "ow", "ph", "pw", "blocks", "v_step",
     "c_block", "k_block",
 )  # fmt: skip
-# of the gradient by the weight: v, w: transformed x and grad_output of one block, s[g][xi][k][c]: sums of their products
+# of the gradient by the weight: v, w: transformed x and grad_output of one block, s[g][xi][k][c]: sums of their products,
+# with LANES idle elements after each xi
 _WINOGRAD_GRAD = (
     *INPUT, *GRAD_OUTPUT, "v", "w", "s", "out", "out_k", "out_c", "out_h", "out_w", "n", "g", "c", "k", "ih", "iw", "oh",
     "ow", "ph", "pw", "blocks", "block", "channels",

@@ -136,19 +136,21 @@ def max_pool2d_backward(
 def _max_pool_between(input_shape: tuple[int, ...], output_shape: tuple[int, ...], dtype: str) -> PoolProblem:
     """A max pool between these shapes: with the indices given, its gradient does not depend on which one it was.
 
-    At stride 1 a window of ih - oh + 1 gives oh rows; ih + 1 rows, the most that any pool gives, come from a window
-    of 2 padded by 1.
+    The largest stride that gives oh rows is taken, for windows that overlap little: many gradients in one place would
+    mean a large modelled error. ih + 1 rows, the most that any pool gives, come from a window of 2 padded by 1.
     """
-    kernel, padding = [], []
+    kernel, stride, padding = [], [], []
     for axis, (before, after) in enumerate(zip(input_shape[2:], output_shape[2:], strict=True)):
         if not 1 <= after <= before + 1:
             raise ValueError(
                 f"grad_output must have between 1 and {before + 1} rows along spatial axis {axis} for an input of "
                 f"{before}, got {after}: no max pool gives that"
             )
-        kernel.append(2 if after > before else before - after + 1)
+        stride.append(max(1, before // after))
+        kernel.append(2 if after > before else before - (after - 1) * stride[-1])
         padding.append(1 if after > before else 0)
-    return pool_problem("max", input_shape, dtype, tuple(kernel), 1, tuple(padding), name="input_shape")
+    sizes = (tuple(kernel), tuple(stride), tuple(padding))
+    return pool_problem("max", input_shape, dtype, *sizes, name="input_shape")
 
 
 def avg_pool2d(

@@ -248,7 +248,7 @@ def _python(step: Step) -> str:
 
 
 def c_header(family: Sequence[Transforms]) -> str:
-    """The C header winograd_transforms.h: for each F(m, 3) of ``family`` the products; (de)interleaving by m and lanes.
+    """The C header winograd_transforms.h: for each F(m, 3) of ``family`` the products; (de)interleaving by m, lanes and taps.
 
     Each function takes m first, a constant at every call, and works on arrays whose indices are all constant, so that
     the compiler keeps them in registers.
@@ -257,7 +257,7 @@ def c_header(family: Sequence[Transforms]) -> str:
     for name in products(family[0]):
         cases = {t.m: _c_straight(straight(products(t)[name])) for t in family}
         parts.append(_c_function(f"winograd_{name}", cases))
-    sizes = sorted({t.m for t in family} | set(_LANES))
+    sizes = sorted({t.m for t in family} | {*_LANES, 9})
     for make in (deinterleave, interleave):
         for lanes in _LANES:
             cases = {m: _c_shuffles(make(m, lanes)) for m in sizes}

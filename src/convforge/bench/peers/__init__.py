@@ -105,7 +105,9 @@ def wants_prepared(job: Job) -> str | None:
     """Why a library of sessions does not do a job, or None: its weights are packed once, its passes are forward."""
     if job.pass_ != "forward":
         return "it has no backward pass"
-    return "its weights are packed once for many calls: it is timed in mode prepared" if job.mode != "prepared" else None
+    return (
+        "its weights are packed once for many calls: it is timed in mode prepared" if job.mode != "prepared" else None
+    )
 
 
 def flat_padding(problem: Problem) -> tuple[list[int], list[int]]:

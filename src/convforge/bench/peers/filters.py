@@ -20,7 +20,9 @@ def refuses(job: Job) -> str | None:
         return f"it filters channels one by one, up to {MOST_PLANES} of them here, without a bias"
     if set(problem.stride) | set(problem.dilation) != {1}:
         return "it has neither stride nor dilation"
-    if any(size % 2 == 0 or pair != (size // 2,) * 2 for size, pair in zip(problem.kernel, problem.padding, strict=True)):
+    if any(
+        size % 2 == 0 or pair != (size // 2,) * 2 for size, pair in zip(problem.kernel, problem.padding, strict=True)
+    ):
         return "it keeps the picture's size, with an odd kernel"
     return None
 

@@ -25,15 +25,15 @@ _FLOAT32 = struct.pack("<i", 0)
 _INPUT, _OUTPUT = 0, 1
 
 
-def version() -> str:  # noqa: D103 - see Peer
+def version() -> str:
     return str(ncnn.__version__)
 
 
-def pin(threads: int) -> None:  # noqa: D103
+def pin(threads: int) -> None:
     del threads  # a net has a count of its own
 
 
-def refuses(job: Job) -> str | None:  # noqa: D103
+def refuses(job: Job) -> str | None:
     problem = job.problem
     if problem.ndim != 2:
         return "it is wired up for images"
@@ -41,12 +41,14 @@ def refuses(job: Job) -> str | None:  # noqa: D103
         return "it has no float64"
     if problem.n > 1 and not hasattr(ncnn.Mat, "batch"):
         return "this version takes one image at a time"
-    if isinstance(problem, PoolProblem) and (problem.indices or problem.divisor_override or set(problem.dilation) != {1}):
+    if isinstance(problem, PoolProblem) and (
+        problem.indices or problem.divisor_override or set(problem.dilation) != {1}
+    ):
         return "its pools have no indices, dilation or divisor of one's own"
     return wants_prepared(job)
 
 
-def contenders(job: Job) -> Iterator[Contender]:  # noqa: D103
+def contenders(job: Job) -> Iterator[Contender]:
     net = ncnn.Net()
     for option in dir(net.opt):
         if option.startswith(("use_fp16", "use_bf16", "use_int8", "use_vulkan")):

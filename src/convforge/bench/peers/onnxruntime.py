@@ -23,15 +23,15 @@ _OPSET = 19
 _IR_VERSION = 9
 
 
-def version() -> str:  # noqa: D103 - see Peer
+def version() -> str:
     return str(onnxruntime.__version__)
 
 
-def pin(threads: int) -> None:  # noqa: D103
+def pin(threads: int) -> None:
     del threads  # a session has a pool of its own
 
 
-def refuses(job: Job) -> str | None:  # noqa: D103
+def refuses(job: Job) -> str | None:
     problem = job.problem
     if isinstance(problem, PoolProblem):
         if problem.divisor_override is not None:
@@ -41,7 +41,7 @@ def refuses(job: Job) -> str | None:  # noqa: D103
     return wants_prepared(job)
 
 
-def contenders(job: Job) -> Iterator[Contender]:  # noqa: D103
+def contenders(job: Job) -> Iterator[Contender]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = job.threads
     options.inter_op_num_threads = 1
@@ -82,9 +82,7 @@ def _node(problem: Problem, inputs: list[str]) -> Any:
     before, after = flat_padding(problem)
     window = {"kernel_shape": problem.kernel, "strides": problem.stride, "pads": before + after}
     if isinstance(problem, ConvProblem):
-        return helper.make_node(
-            "Conv", inputs, ["out"], **window, dilations=problem.dilation, group=problem.groups
-        )
+        return helper.make_node("Conv", inputs, ["out"], **window, dilations=problem.dilation, group=problem.groups)
     window["ceil_mode"] = int(problem.ceil_mode)
     if problem.kind == "max":
         return helper.make_node("MaxPool", inputs, ["out"], **window, dilations=problem.dilation)

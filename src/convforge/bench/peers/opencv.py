@@ -16,20 +16,20 @@ import cv2
 import numpy as np
 
 from convforge.bench.peers import Contender, Job, filters
-from convforge.problem import ConvProblem, PoolProblem
+from convforge.problem import PoolProblem
 
 _SAME_DEPTH = -1
 
 
-def version() -> str:  # noqa: D103 - see Peer
+def version() -> str:
     return str(cv2.__version__)
 
 
-def pin(threads: int) -> None:  # noqa: D103
+def pin(threads: int) -> None:
     cv2.setNumThreads(threads)
 
 
-def refuses(job: Job) -> str | None:  # noqa: D103
+def refuses(job: Job) -> str | None:
     problem = job.problem
     return _no_dilation(problem) if isinstance(problem, PoolProblem) else filters.refuses(job)
 
@@ -44,7 +44,7 @@ def _no_dilation(problem: PoolProblem) -> str | None:
     return "it has maxima of a picture's size only"
 
 
-def contenders(job: Job) -> Iterator[Contender]:  # noqa: D103
+def contenders(job: Job) -> Iterator[Contender]:
     problem = job.problem
     if isinstance(problem, PoolProblem):
         planes = [(n, c, c) for n in range(problem.n) for c in range(problem.c)]

@@ -20,15 +20,15 @@ from convforge.bench.peers import Contender, Job, flat_padding, wants_prepared
 from convforge.problem import ConvProblem, PoolProblem
 
 
-def version() -> str:  # noqa: D103 - see Peer
+def version() -> str:
     return str(openvino.get_version()).partition("-")[0]
 
 
-def pin(threads: int) -> None:  # noqa: D103
+def pin(threads: int) -> None:
     del threads  # a compiled model has its own
 
 
-def refuses(job: Job) -> str | None:  # noqa: D103
+def refuses(job: Job) -> str | None:
     problem = job.problem
     if isinstance(problem, PoolProblem):
         if problem.divisor_override is not None:
@@ -38,7 +38,7 @@ def refuses(job: Job) -> str | None:  # noqa: D103
     return wants_prepared(job)
 
 
-def contenders(job: Job) -> Iterator[Contender]:  # noqa: D103
+def contenders(job: Job) -> Iterator[Contender]:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
@@ -49,7 +49,9 @@ def contenders(job: Job) -> Iterator[Contender]:  # noqa: D103
     compiled = _core().compile_model(_model(job), "CPU", settings)
     request = compiled.create_infer_request()
     kind = openvino.Type(np.dtype(job.problem.dtype))
-    x, out = (openvino.Tensor(kind, openvino.Shape(each)) for each in (job.problem.input_shape, job.problem.output_shape))
+    x, out = (
+        openvino.Tensor(kind, openvino.Shape(each)) for each in (job.problem.input_shape, job.problem.output_shape)
+    )
     x.data[...] = job.array("x")
     request.set_input_tensor(x)
     request.set_output_tensor(out)
@@ -63,10 +65,8 @@ def _core() -> Any:
 
 def _model(job: Job) -> Any:
     x = operations.parameter(list(job.problem.input_shape), np.dtype(job.problem.dtype).type)
-    if isinstance(job.problem, ConvProblem):
-        out = _convolution(job, job.problem, x)
-    else:
-        out = _pool(job.problem, x)
+    problem = job.problem
+    out = _convolution(job, problem, x) if isinstance(problem, ConvProblem) else _pool(problem, x)
     return openvino.Model([out], [x])
 
 

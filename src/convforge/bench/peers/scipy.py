@@ -22,19 +22,19 @@ from convforge.problem import ConvProblem
 _LEAST_TAPS = 49
 
 
-def version() -> str:  # noqa: D103 - see Peer
+def version() -> str:
     return str(scipy.__version__)
 
 
-def pin(threads: int) -> None:  # noqa: D103
+def pin(threads: int) -> None:
     del threads  # only its FFTs have workers, and they are told in each call
 
 
-def refuses(job: Job) -> str | None:  # noqa: D103
+def refuses(job: Job) -> str | None:
     return filters.refuses(job)
 
 
-def contenders(job: Job) -> Iterator[Contender]:  # noqa: D103
+def contenders(job: Job) -> Iterator[Contender]:
     assert isinstance(job.problem, ConvProblem)
     weight = job.array("weight")
     between = np.empty(job.problem.input, weight.dtype)

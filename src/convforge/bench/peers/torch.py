@@ -25,7 +25,7 @@ from convforge.problem import ConvProblem, PoolProblem
 _FORMATS = {"torch": torch.contiguous_format, "torch channels_last": torch.channels_last}
 
 
-def version() -> str:  # noqa: D103 - see Peer
+def version() -> str:
     return str(torch.__version__)
 
 
@@ -37,12 +37,12 @@ def _float32_only() -> None:
         torch.backends.mkldnn.conv.fp32_precision = "ieee"
 
 
-def pin(threads: int) -> None:  # noqa: D103
+def pin(threads: int) -> None:
     _float32_only()
     torch.set_num_threads(threads)
 
 
-def refuses(job: Job) -> str | None:  # noqa: D103
+def refuses(job: Job) -> str | None:
     problem = job.problem
     if isinstance(problem, ConvProblem):
         if job.pass_ != "forward" and _uneven(problem):
@@ -53,7 +53,7 @@ def refuses(job: Job) -> str | None:  # noqa: D103
     return "its pools take an even padding" if _uneven(problem) else None
 
 
-def contenders(job: Job) -> Iterator[Contender]:  # noqa: D103
+def contenders(job: Job) -> Iterator[Contender]:
     problem = job.problem
     for name, layout in _FORMATS.items():
         if layout is torch.channels_last and problem.ndim != 2:

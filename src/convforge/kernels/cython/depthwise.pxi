@@ -178,28 +178,40 @@ cdef inline int64_t depthwise_chunk(int64_t rest, int64_t step, bint pair) noexc
     return min(rest, <int64_t>3)
 
 
-cdef inline void depthwise_finish(int vectors, bint pair, const depthwise_strip *s, int64_t row, const vec *sums,
-                                  const vec *sums2) noexcept nogil:
+cdef inline void depthwise_put(real *out, vec value, vec_mask mask, bint whole) noexcept nogil:
+    if whole and not MASKED_LOADS:
+        vec_store(out, value)
+    else:
+        vec_store_masked(out, value, mask)
+
+
+cdef inline void depthwise_finish(int vectors, bint pair, bint alternate, real *out, const vec_mask *masks, bint whole,
+                                  vec bias, const vec *sums, const vec *sums2) noexcept nogil:
     # Store a row of outputs that is complete.
-    cdef real *out = s.out + row * s.out_row
-    cdef vec bias = vec_broadcast(s.bias)
-    cdef bint whole = s.lanes >= (2 * vectors if pair else vectors) * LANES
     cdef int v
     for v in range(vectors):
-        if pair and s.alternate:
-            if whole:
-                vec_store(out + 2 * v * LANES, vec_low(sums[v], sums2[v]))
-                vec_store(out + (2 * v + 1) * LANES, vec_high(sums[v], sums2[v]))
-            else:
-                vec_store_partial(out + 2 * v * LANES, vec_low(sums[v], sums2[v]), s.lanes - 2 * v * LANES)
-                vec_store_partial(out + (2 * v + 1) * LANES, vec_high(sums[v], sums2[v]), s.lanes - (2 * v + 1) * LANES)
+        if not pair:
+            depthwise_put(out + v * LANES, sums[v] + bias, masks[v], whole)
+        elif alternate:
+            depthwise_put(out + 2 * v * LANES, vec_low(sums[v], sums2[v]), masks[2 * v], whole)
+            depthwise_put(out + (2 * v + 1) * LANES, vec_high(sums[v], sums2[v]), masks[2 * v + 1], whole)
         else:
-            if whole:
-                vec_store(out + v * LANES, sums[v] + bias)
-            else:
-                vec_store_partial(out + v * LANES, sums[v] + bias, s.lanes - v * LANES)
-            if pair:
-                vec_store(out + (vectors + v) * LANES, sums2[v])
+            vec_store(out + v * LANES, sums[v])
+            vec_store(out + (vectors + v) * LANES, sums2[v])
+
+
+cdef inline void depthwise_start(int vectors, const real *start, vec *sums) noexcept nogil:
+    cdef int v
+    for v in range(vectors):
+        sums[v] = vec_zero() if start == NULL else vec_load(start + v * LANES)
+
+
+cdef inline void depthwise_age(int flight, int vectors, vec *sums) noexcept nogil:
+    # Make room for the next outputs at sums[0].
+    cdef int i, v
+    for i in range(flight - 1):
+        for v in range(vectors):
+            sums[(flight - 1 - i) * vectors + v] = sums[(flight - 2 - i) * vectors + v]
 
 
 cdef inline void depthwise_row(int u, int kh, int vectors, int step, int flight, const real *x, const int64_t *offsets,
@@ -224,43 +236,46 @@ cdef inline void depthwise_roll(int kh, int vectors, int step, bint pair, const 
     # One pass of `kh` kernel rows over a strip. A step of 0 is any that is at least kh: one output in flight.
     cdef vec sums[DEPTHWISE_SUMS]
     cdef vec sums2[DEPTHWISE_SUMS]
-    cdef int flight = (kh + step - 1) // step if step else 1
-    cdef const real *x = s.x
+    cdef vec_mask masks[DEPTHWISE_STRIP]
+    cdef vec bias = vec_broadcast(s.bias)
+    cdef int flight = (kh + step - 1) // step if step else 1, stores = 2 * vectors if pair else vectors
     cdef const int64_t *offsets = s.offsets
-    cdef const int64_t *offsets2 = s.offsets + s.kw
-    cdef const real *start
-    cdef int64_t q, kw = s.kw, kw2 = s.kw2, row = s.row
+    cdef const real *x = s.x
+    cdef const real *start = s.start
+    cdef const real *weight = s.weight
+    cdef const real *weight2 = s.weight2
+    cdef real *out = s.out - (flight - 1) * s.out_row
+    cdef int64_t q, kw = s.kw, kw2 = s.kw2, row = s.row, apart = s.apart, count = s.count, out_row = s.out_row
+    cdef bint whole = s.lanes >= stores * LANES, alternate = s.alternate
     cdef int i, v
-    for i in range(flight * vectors):
-        sums[i] = vec_zero()
-        sums2[i] = vec_zero()
-    for q in range(s.count + flight - 1):
-        if s.start != NULL and q < s.count:
-            start = s.start + q * DEPTHWISE_STRIP * LANES
-            for v in range(vectors):
-                sums[v] = vec_load(start + v * LANES)
-                if pair:
-                    sums2[v] = vec_load(start + (vectors + v) * LANES)
-        depthwise_row(0, kh, vectors, step, flight, x, offsets, s.weight, kw, sums)
+    for v in range(stores):
+        masks[v] = vec_lanes_between(0, s.lanes - v * LANES)
+    for i in range(flight):
+        depthwise_start(vectors, NULL, sums + i * vectors)
         if pair:
-            depthwise_row(0, kh, vectors, step, flight, x, offsets2, s.weight2, kw2, sums2)
+            depthwise_start(vectors, NULL, sums2 + i * vectors)
+    for q in range(count + flight - 1):
+        depthwise_age(flight, vectors, sums)
+        depthwise_start(vectors, start if q < count else NULL, sums)
+        depthwise_row(0, kh, vectors, step, flight, x, offsets, weight, kw, sums)
+        if pair:
+            depthwise_age(flight, vectors, sums2)
+            depthwise_start(vectors, start + vectors * LANES if start != NULL and q < count else NULL, sums2)
+            depthwise_row(0, kh, vectors, step, flight, x, offsets + kw, weight2, kw2, sums2)
         # the last row that an odd number of taps needs is an even one
-        if (step == 0 and kh > 1) or (step == 2 and (kh % 2 == 0 or q + 2 < s.count + flight)):
-            depthwise_row(1, kh, vectors, step, flight, x + row, offsets, s.weight, kw, sums)
+        if (step == 0 and kh > 1) or (step == 2 and (kh % 2 == 0 or q + 2 < count + flight)):
+            depthwise_row(1, kh, vectors, step, flight, x + row, offsets, weight, kw, sums)
         if step == 0 and kh > 2:
-            depthwise_row(2, kh, vectors, step, flight, x + 2 * row, offsets, s.weight, kw, sums)
+            depthwise_row(2, kh, vectors, step, flight, x + 2 * row, offsets, weight, kw, sums)
         if q >= flight - 1:
             depthwise_finish(
-                vectors, pair, s, q - (flight - 1), sums + (flight - 1) * vectors, sums2 + (flight - 1) * vectors
+                vectors, pair, alternate, out, masks, whole, bias, sums + (flight - 1) * vectors,
+                sums2 + (flight - 1) * vectors,
             )
-        for i in range(flight - 1):
-            for v in range(vectors):
-                sums[(flight - 1 - i) * vectors + v] = sums[(flight - 2 - i) * vectors + v]
-                sums2[(flight - 1 - i) * vectors + v] = sums2[(flight - 2 - i) * vectors + v]
-        for v in range(vectors):
-            sums[v] = vec_zero()
-            sums2[v] = vec_zero()
-        x += s.apart
+        x += apart
+        out += out_row
+        if start != NULL:
+            start += DEPTHWISE_STRIP * LANES
 
 
 cdef inline void depthwise_load_3(int load, int vectors, const real *x, const int64_t *offsets, const vec_mask *masks,
@@ -279,7 +294,7 @@ cdef inline void depthwise_load_3(int load, int vectors, const real *x, const in
         else:
             for j in range(3):
                 if load == DEPTHWISE_MASKED:
-                    a[3 * v + j] = vec_load_masked(x + offsets[j] + v * LANES, masks[3 * v + j])
+                    a[3 * v + j] = vec_load_masked(x + j + v * LANES, masks[3 * v + j])
                 else:
                     a[3 * v + j] = vec_load(x + offsets[j] + v * LANES)
 
@@ -294,56 +309,60 @@ cdef inline void depthwise_row_3(int u, int vectors, int step, int flight, const
                     sums[i * vectors + v] = vec_fma(scale[3 * j + i * step + u], a[3 * v + j], sums[i * vectors + v])
 
 
-cdef inline const real *depthwise_line(int load, const depthwise_strip *s, int64_t at, int64_t line) noexcept nogil:
-    return s.x + at if load == DEPTHWISE_WHOLE or 0 <= line < s.ih else s.zeros
-
-
 cdef inline void depthwise_roll_3(int load, int vectors, int step, const depthwise_strip *s) noexcept nogil:
     # The same for 3x3 kernels: their weights stay in registers, and so do the masks.
     cdef vec sums[DEPTHWISE_SUMS]
     cdef vec a[3 * DEPTHWISE_STRIP]
     cdef vec scale[9]
-    cdef vec_mask masks[4 * DEPTHWISE_STRIP]
+    cdef vec_mask masks[DEPTHWISE_STRIP]
+    cdef vec_mask load_masks[4 * DEPTHWISE_STRIP]
+    cdef vec bias = vec_broadcast(s.bias)
     cdef int64_t offsets[3]
-    cdef const real *start
-    cdef int64_t q, line = s.line, column
     cdef int flight = 3 if step == 1 else 2
+    cdef const real *x = s.x
+    cdef const real *start = s.start
+    cdef const real *zeros = s.zeros
+    cdef real *out = s.out - (flight - 1) * s.out_row
+    cdef int64_t q, row = s.row, apart = s.apart, count = s.count, out_row = s.out_row
+    cdef int64_t line = s.line, line_step = s.line_step, line_apart = s.line_apart, ih = s.ih, column
+    cdef bint whole = s.lanes >= vectors * LANES
     cdef int i, j, v
     for i in range(9):
         scale[i] = vec_broadcast(s.weight[i])
     for j in range(3):
         offsets[j] = s.offsets[j]
     for v in range(vectors):
+        masks[v] = vec_lanes_between(0, s.lanes - v * LANES)
         if load == DEPTHWISE_MASKED:
             for j in range(3):
-                column = s.column + offsets[j] + v * LANES
-                masks[3 * v + j] = vec_lanes_between(-column, s.iw - column)
+                column = s.column + j + v * LANES
+                load_masks[3 * v + j] = vec_lanes_between(-column, s.iw - column)
         elif load == DEPTHWISE_MASKED_PAIRS:
             for j in range(4):
                 column = s.column + (2 * v + j % 2) * LANES + j // 2 * 2
-                masks[4 * v + j] = vec_lanes_between(-column, s.iw - column)
-    for i in range(flight * vectors):
-        sums[i] = vec_zero()
-    for q in range(s.count + flight - 1):
-        if s.start != NULL and q < s.count:
-            start = s.start + q * DEPTHWISE_STRIP * LANES
-            for v in range(vectors):
-                sums[v] = vec_load(start + v * LANES)
-        depthwise_load_3(load, vectors, depthwise_line(load, s, q * s.apart, line), offsets, masks, a)
+                load_masks[4 * v + j] = vec_lanes_between(-column, s.iw - column)
+    for i in range(flight):
+        depthwise_start(vectors, NULL, sums + i * vectors)
+    for q in range(count + flight - 1):
+        depthwise_age(flight, vectors, sums)
+        depthwise_start(vectors, start if q < count else NULL, sums)
+        depthwise_load_3(
+            load, vectors, x if load == DEPTHWISE_WHOLE or 0 <= line < ih else zeros, offsets, load_masks, a
+        )
         depthwise_row_3(0, vectors, step, flight, scale, a, sums)
-        if step == 2 and q + 2 < s.count + flight:
+        if step == 2 and q + 2 < count + flight:
             depthwise_load_3(
-                load, vectors, depthwise_line(load, s, q * s.apart + s.row, line + s.line_step), offsets, masks, a
+                load, vectors, x + row if load == DEPTHWISE_WHOLE or 0 <= line + line_step < ih else zeros, offsets,
+                load_masks, a,
             )
             depthwise_row_3(1, vectors, step, flight, scale, a, sums)
         if q >= flight - 1:
-            depthwise_finish(vectors, False, s, q - (flight - 1), sums + (flight - 1) * vectors, NULL)
-        for i in range(flight - 1):
-            for v in range(vectors):
-                sums[(flight - 1 - i) * vectors + v] = sums[(flight - 2 - i) * vectors + v]
-        for v in range(vectors):
-            sums[v] = vec_zero()
-        line += s.line_apart
+            depthwise_finish(vectors, False, False, out, masks, whole, bias, sums + (flight - 1) * vectors, NULL)
+        x += apart
+        line += line_apart
+        out += out_row
+        if start != NULL:
+            start += DEPTHWISE_STRIP * LANES
 
 
 cdef void depthwise_pass(int64_t kh, int64_t vectors, int64_t step, bint pair, int load,
@@ -351,6 +370,8 @@ cdef void depthwise_pass(int64_t kh, int64_t vectors, int64_t step, bint pair, i
     if load == DEPTHWISE_MASKED:
         if vectors == 4:
             depthwise_roll_3(DEPTHWISE_MASKED, 4, 1, s)
+        elif vectors == 2:
+            depthwise_roll_3(DEPTHWISE_MASKED, 2, 1, s)
         else:
             depthwise_roll_3(DEPTHWISE_MASKED, 1, 1, s)
     elif load == DEPTHWISE_MASKED_PAIRS:
@@ -507,9 +528,11 @@ cdef void depthwise_strip_rows(const depthwise_input *d, const depthwise_panel *
 
 cdef inline void depthwise_strips(const depthwise_input *d, const depthwise_panel *panel,
                                   const depthwise_work *work) noexcept nogil:
-    cdef int64_t column = 0, broad = 4 if work.load == DEPTHWISE_MASKED else 2, vectors
+    cdef int64_t column = 0, vectors
     while column < panel.columns:
-        vectors = broad if column + (broad - 1) * LANES < panel.columns else 1
+        vectors = 4 if work.load == DEPTHWISE_MASKED else 2
+        while vectors > 1 and column + (vectors - 1) * LANES >= panel.columns:
+            vectors //= 2
         depthwise_strip_rows(d, panel, work, column, vectors)
         column += vectors * LANES
 
@@ -550,10 +573,10 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
     work.out_h = a.out_h
     work.out_w = a.out_w
     work.load = DEPTHWISE_WHOLE
-    if MASKED_LOADS and d.kh == 3 and d.kw == 3 and d.ow2 == 0:
+    if MASKED_LOADS and d.kh == 3 and d.kw == 3 and d.dw == 1 and d.ow2 == 0:
         if d.sh == 1 and d.sw == 1:
             work.load = DEPTHWISE_MASKED
-        elif d.step == 2 and d.sw == 2 and d.dw == 1:
+        elif d.step == 2 and d.sw == 2:
             work.load = DEPTHWISE_MASKED_PAIRS
     if work.load != DEPTHWISE_WHOLE:
         # lines outside of the input

@@ -29,7 +29,7 @@ ctypedef winograd_f2_grad_weight_args winograd_grad_args
 
 cdef enum:
     WINOGRAD_VECTORS = 32  # of a block, at most
-    # channels summed in one chain: half the error of one long chain at 512, and a panel that stays in the L1 cache
+    # products summed in one chain: half the error of one long chain of 512, and a panel that stays in the L1 cache
     WINOGRAD_DEPTH = 128
     WINOGRAD_CHANNELS = 32  # whose weights are transformed at a time
 
@@ -226,14 +226,16 @@ cdef real winograd_exact(
     """One output by the definition."""
     cdef const real *x
     cdef const real *w = <const real *>a.w + (g * a.k + k) * a.c * 9
-    cdef real total = 0
+    cdef real total = 0, value
     cdef int64_t c, i, j
     for c in range(a.c):
         x = <const real *>a.x + image * a.x_n + (g * a.c + c) * a.x_c
         for i in range(3):
             for j in range(3):
+                value = 0  # padding times an infinite weight is NaN
                 if 0 <= top + i < a.ih and 0 <= left + j < a.iw:
-                    total += x[(top + i) * a.x_h + left + j] * w[i * 3 + j]
+                    value = x[(top + i) * a.x_h + left + j]
+                total += value * w[i * 3 + j]
         w += 9
     return total
 
@@ -445,6 +447,11 @@ cdef inline int64_t winograd_grad_step(const winograd_block *b, int64_t channels
     return (b.vectors * channels + 1) * LANES
 
 
+# Elements of s between one xi and the next: LANES are idle
+cdef inline int64_t winograd_sums_step(const winograd_grad_args *a) noexcept nogil:
+    return a.k * a.c + LANES
+
+
 cdef inline void winograd_transform_grad_output(
     int m, const winograd_grad_args *a, const winograd_block *b, const real *y, real *w, int64_t step, real *scratch,
 ) noexcept nogil:
@@ -537,13 +544,14 @@ cdef inline void winograd_grad_multiply(
     cdef winograd_block b = winograd_grad_block(m, a, &shape)
     cdef int64_t pitch = b.vectors * LANES, groups = (a.c + LANES - 1) // LANES
     cdef int64_t panels = (groups + VECTORS - 1) // VECTORS, item, panel, first, width, group, row
+    cdef int64_t parts = (b.tiles + WINOGRAD_DEPTH - 1) // WINOGRAD_DEPTH, part, tile, depth
     cdef real *packed_w = <real *>scratch
     cdef real *packed_v = packed_w + (a.k + ROWS - 1) // ROWS * ROWS * pitch
     cdef real *s
     cdef const real *v
     cdef const real *w
     for item in range(begin, end):
-        s = <real *>a.s + item * a.k * a.c
+        s = <real *>a.s + item * winograd_sums_step(a)
         v = <const real *>a.v + item * winograd_grad_step(&b, a.c)
         w = <const real *>a.w + item * winograd_grad_step(&b, a.k)
         row = 0
@@ -559,13 +567,17 @@ cdef inline void winograd_grad_multiply(
                     LANES, v + group * pitch, pitch, b.vectors, a.c - group, packed_v + group - first, width
                 )
                 group += LANES
-            row = 0
-            while row < a.k:
-                gemm_rows(
-                    b.tiles, packed_w + row * pitch, packed_v, width, s + row * a.c + first, a.c, NULL,
-                    min(a.k - row, <int64_t>ROWS), min(width, a.c - first), a.block > 0,
-                )
-                row += ROWS
+            for part in range(parts):
+                tile = b.tiles * part // parts
+                depth = b.tiles * (part + 1) // parts - tile
+                row = 0
+                while row < a.k:
+                    gemm_rows(
+                        depth, packed_w + row * pitch + tile * ROWS, packed_v + tile * width, width,
+                        s + row * a.c + first, a.c, NULL, min(a.k - row, <int64_t>ROWS), min(width, a.c - first),
+                        a.block + part > 0,
+                    )
+                    row += ROWS
 
 
 cdef real winograd_exact_grad(
@@ -574,55 +586,67 @@ cdef real winograd_exact_grad(
     """One element of the gradient by the definition."""
     cdef const real *x
     cdef const real *y
-    cdef real total = 0
-    cdef int64_t image, row, column
+    cdef real total = 0, value
+    cdef int64_t image, row, column, top, left
     for image in range(a.n):
         x = <const real *>a.x + image * a.x_n + (g * a.c + c) * a.x_c
         y = <const real *>a.y + image * a.y_n + (g * a.k + k) * a.y_k
-        for row in range(max(a.ph - i, <int64_t>0), min(a.oh, a.ih + a.ph - i)):
-            for column in range(max(a.pw - j, <int64_t>0), min(a.ow, a.iw + a.pw - j)):
-                total += x[(row + i - a.ph) * a.x_h + column + j - a.pw] * y[row * a.y_h + column]
+        for row in range(a.oh):
+            for column in range(a.ow):
+                top = row + i - a.ph
+                left = column + j - a.pw
+                value = x[top * a.x_h + left] if 0 <= top < a.ih and 0 <= left < a.iw else 0
+                total += value * y[row * a.y_h + column]
     return total
 
 
 cdef inline void winograd_inverse_grad(
     int m, const winograd_grad_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
-    cdef int64_t area = (m + 2) * (m + 2), item, g, k, c, lane
+    cdef int64_t area = (m + 2) * (m + 2), step = winograd_sums_step(a), item, g, k, c, lane, tap
+    cdef bint whole, contiguous = a.out_w == 1 and a.out_h == 3 and a.out_c == 9
     cdef const real *s
     cdef const real *scales = winograd_scales(m)
     cdef real *out
-    cdef real *taps = <real *>scratch
+    cdef real *taps
     cdef real value
+    cdef vec total
     cdef vec half[3][8]
-    cdef vec d[8]
-    cdef vec o[8]
+    cdef vec d[9]
+    cdef vec o[9]
     cdef int i, j
     for item in range(begin, end):
         g = item // a.k
         k = item % a.k
         c = 0
         while c < a.c:
-            s = <const real *>a.s + (g * area * a.k + k) * a.c + c
+            s = <const real *>a.s + g * area * step + k * a.c + c
             for j in range(m + 2):
                 for i in range(m + 2):
-                    d[i] = vec_load_partial(s + (i * (m + 2) + j) * a.k * a.c, a.c - c)
+                    d[i] = vec_load_partial(s + (i * (m + 2) + j) * step, a.c - c)
                     d[i] = d[i] * vec_broadcast(scales[i * (m + 2) + j])
                 winograd_grad_weight(m, d, o)
                 for i in range(3):
                     half[i][j] = o[i]
             for i in range(3):
-                winograd_grad_weight(m, half[i], o)
-                for j in range(3):
-                    vec_store(taps + (i * 3 + j) * LANES, o[j])
-            for lane in range(min(<int64_t>LANES, a.c - c)):
-                out = <real *>a.out + item * a.out_k + (c + lane) * a.out_c
-                for i in range(3):
-                    for j in range(3):
-                        value = taps[(i * 3 + j) * LANES + lane]
+                winograd_grad_weight(m, half[i], d + 3 * i)
+            total = vec_zero()
+            for i in range(9):
+                total = total + d[i]
+            winograd_interleave(9, d, o)
+            out = <real *>a.out + item * a.out_k + c * a.out_c
+            whole = contiguous and a.c - c >= LANES
+            taps = out if whole else <real *>scratch
+            for i in range(9):
+                vec_store(taps + i * LANES, o[i])
+            value = vec_sum(total)
+            if not whole or value - value != 0:
+                for lane in range(min(<int64_t>LANES, a.c - c)):
+                    for tap in range(9):
+                        value = taps[lane * 9 + tap]
                         if value - value != 0:
-                            value = winograd_exact_grad(a, g, k, c + lane, i, j)
-                        out[i * a.out_h + j * a.out_w] = value
+                            value = winograd_exact_grad(a, g, k, c + lane, tap // 3, tap % 3)
+                        out[lane * a.out_c + tap // 3 * a.out_h + tap % 3 * a.out_w] = value
             c += LANES
 
 

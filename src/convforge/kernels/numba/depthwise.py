@@ -1,10 +1,20 @@
-"""Depthwise convolution, and filters of one-channel images: output pixels in the lanes, several output rows at a time.
+"""Depthwise convolution, and filters of one-channel images: output pixels in the lanes, weights broadcast.
+
+A strip is a few vectors of output columns. The sums of a strip roll down its rows: an input row is loaded once and
+added to all the output rows in flight that see it, of which the oldest is then complete. Loads are the bound, not
+arithmetic; this way there are as few as there can be.
+
+Kernels of many rows take several passes of at most seven, whose sums wait in a buffer. Dilations of the rows are
+settled by taking outputs that are ``apart`` rows apart, whose taps then meet at rows that are ``dh`` apart: from one
+such output to the next are ``step`` of those.
 
 Borders, strides and dilations of the columns are settled before the sums: the input of a panel of outputs is copied
 into scratch memory, padded with zeros and with its columns split by their phase (column modulo stride), so that
-every tap reads whole vectors of neighbouring columns. Inner columns of wide maps of stride 1 are read in place.
-Dilations of the rows are settled by taking outputs that are ``apart`` rows apart, whose taps then meet at rows that
-are ``dh`` apart: from one such output to the next are ``step`` of those.
+every tap reads whole vectors of neighbouring columns. Inner columns of wide maps of stride 1 are read in place; 3x3
+kernels read everything in place where masked loads are cheap.
+
+The input gradient of stride 2 is a pair of convolutions of the same input, whose outputs alternate along the rows:
+what ends in 2 below belongs to the second.
 """
 
 from __future__ import annotations
@@ -13,7 +23,7 @@ from collections import namedtuple
 from typing import TYPE_CHECKING, Any
 
 from convforge.kernels import abi
-from convforge.kernels.numba.direct import ceiling, store_strided
+from convforge.kernels.numba.direct import ceiling, clamp
 from convforge.kernels.numba.generate import define
 
 if TYPE_CHECKING:
@@ -21,49 +31,74 @@ if TYPE_CHECKING:
 
     from convforge.kernels.numba.translate import Inner, Target
 
-_ROWS = 4  # output rows at a time
-_VECTORS = 2  # vectors of output columns at a time
-_TAPS = 3  # kernel rows, in the weight gradient columns too, at a time
-_STEPS = (1, 2, 0)  # 0: output rows that share no input rows
+_STRIP = 4  # vectors of a strip at most
+# how the taps of a row are loaded; pairs: stride 2, even and odd columns of the same vectors, then those after
+_WHOLE, _MASKED, _MASKED_PAIRS = range(3)
 
-# What both kernels know of their input: `width` of one of the `phases` of a copied row, and where the offsets of the
-# taps' columns and the copy are in scratch memory
+# the planes of one group, and what follows from the geometry; the tables and the copy are in scratch memory
 _Input = namedtuple(
     "_Input",
-    "x_c x_h c ih iw oh ow kh kw sh sw ph pw dh dw columns apart step width phases offsets offsets_in_place copy",
+    "x_c x_h c ih iw ow kh kw sh sw ph pw dh dw kw2 ow2 columns apart step reach width phases offsets offsets_in_place "
+    "copy",
 )
-# What the first tap reads for the first of `columns` outputs, and its neighbours
+# what the first tap reads for the first of `columns` outputs, and its neighbours
 _Panel = namedtuple("_Panel", "first offsets row plane column columns")
+# `count` rows of outputs; `start` holds sums of earlier passes if `begun`. To mask: column of the first output's first
+# tap, and the same for the line; lines further on are `zeros`
+_Strip = namedtuple(
+    "_Strip",
+    "x row apart count offsets kw kw2 weight weight2 start begun out out_row lanes bias alternate line line_step "
+    "line_apart column ih iw zeros",
+)
+# `count` rows of LANES outputs of which `lanes` count, and the totals of the first of some taps
+_Dots = namedtuple("_Dots", "x row apart count lanes offsets y y_row totals kw")
+
+
+def _masked_loads(target: Target) -> bool:
+    """Whether masked loads cost no more than whole ones."""
+    return target.lanes * target.v.itemsize == 64
 
 
 def _aligned(target: Target) -> Inner:
     return target.jit(lambda nbytes: (nbytes + 63) // 64 * 64)
 
 
-def _prepare(target: Target, f: Any) -> Inner:
-    """Make ``prepare(args, scratch, tables)``: the tables laid out, the same for every item.
+def _prepare(target: Target, f: Any, pair: bool) -> Inner:
+    """Make ``prepare(args, scratch, between)``: what is the same for every item, and the tables laid out.
 
-    ``tables`` bytes follow the offsets in scratch memory, and then the copy.
+    In scratch memory ``between`` bytes lie between the tables and the copy.
     """
     v = target.v
     up, aligned = ceiling(target), _aligned(target)
 
+    if pair:
+        second = target.jit(lambda args: (args[f.kw2], args[f.pw2], args[f.ow2]))
+    else:
+        second = target.jit(lambda args: (0, 0, 0))
+
     @target.jit
-    def prepare(args, scratch, tables):  # type: ignore[no-untyped-def]
-        kw, sh, sw, dh, dw, columns = args[f.kw], args[f.sh], args[f.sw], args[f.dh], args[f.dw], args[f.columns]
+    def prepare(args, scratch, between):  # type: ignore[no-untyped-def]
+        kw, sh, sw, dh, dw, ow = args[f.kw], args[f.sh], args[f.sw], args[f.dh], args[f.dw], args[f.ow]
+        kw2, pw2, ow2 = second(args)
+        before = max(args[f.pw], pw2) if kw2 > 0 else args[f.pw]
         common, rest = sh, dh
         while rest != 0:
             common, rest = rest, common % rest
-        width = up(columns + (kw - 1) * dw // sw, v.lanes) * v.lanes
         offsets = v.pointer_int64(scratch)
-        offsets_in_place = v.advance(offsets, kw)
-        for j in range(kw):
-            offsets[j] = j * dw % sw * width + j * dw // sw
-            offsets_in_place[j] = j * dw
+        offsets_in_place = v.advance(offsets, kw + kw2)
+        reach = 1
+        for j in range(kw + kw2):
+            # the second convolution's columns start `pw - pw2` further on
+            column = before - args[f.pw] + j * dw if j < kw else before - pw2 + (j - kw) * dw
+            offsets_in_place[j] = column
+            reach = max(reach, column + 1)
+        width = up(min(args[f.columns], ow) + (reach - 1) // sw, v.lanes) * v.lanes
+        for j in range(kw + kw2):
+            offsets[j] = offsets_in_place[j] % sw * width + offsets_in_place[j] // sw
         return _Input(
-            args[f.x_c], args[f.x_h], args[f.c], args[f.ih], args[f.iw], args[f.oh], args[f.ow], args[f.kh], kw, sh, sw,
-            args[f.ph], args[f.pw], dh, dw, columns, dh // common, sh // common, width, min(sw, (kw - 1) * dw + 1),
-            offsets, offsets_in_place, v.pointer(scratch + aligned(2 * kw * 8) + tables),
+            args[f.x_c], args[f.x_h], args[f.c], args[f.ih], args[f.iw], ow, args[f.kh], kw, sh, sw, args[f.ph], before,
+            dh, dw, kw2, ow2, args[f.columns], dh // common, sh // common, reach, width, min(sw, reach), offsets,
+            offsets_in_place, v.pointer(scratch + aligned(2 * (kw + kw2) * 8) + between),
         )  # fmt: skip
 
     return prepare
@@ -76,37 +111,41 @@ def _next_panel(target: Target) -> Inner:
     """
     v = target.v
     lanes = v.lanes
-    up = ceiling(target)
+    up, between = ceiling(target), clamp(target)
 
     @target.call
-    def copy_row(x, inside, first, iw, sw, width, phases, to):  # type: ignore[no-untyped-def]
-        # One row of a panel from column `first` on; x is that of column 0.
-        if not inside:
-            for i in range(0, width * phases, lanes):
-                v.store(to, i, v.zero())
-        elif sw == 1:
-            for i in range(0, width, lanes):
-                column = first + i
-                if column >= 0 and column + lanes <= iw:
-                    v.store(to, i, v.load(x, column))
+    def copy(d, x, line, lines, first):  # type: ignore[no-untyped-def]
+        # Input rows of every channel from column `first` on. Rows innermost, for they share their masks.
+        row, top = d.width * d.phases, between(-line, 0, lines)
+        bottom = between(d.ih - line, top, lines)
+        for c in range(d.c):
+            plane = v.advance(d.copy, c * lines * row)
+            for i in range(0, top * row, lanes):
+                v.store(plane, i, v.zero())
+            for i in range(bottom * row, lines * row, lanes):
+                v.store(plane, i, v.zero())
+            for at in range(0, d.width, lanes):
+                column = first + at * d.sw
+                source = v.advance(x, c * d.x_c + (line + top) * d.x_h + column)
+                to = v.advance(plane, top * row + at)
+                if d.sw == 1:
+                    for _ in range(bottom - top):
+                        v.store(to, 0, v.load_window(source, -column, d.iw - column))
+                        source, to = v.advance(source, d.x_h), v.advance(to, row)
+                elif d.sw == 2 and d.phases == 2:
+                    for _ in range(bottom - top):
+                        a = v.load_window(source, -column, d.iw - column)
+                        b = v.load_window(v.advance(source, lanes), -column - lanes, d.iw - column - lanes)
+                        v.store(to, 0, v.even(a, b))
+                        v.store(to, d.width, v.odd(a, b))
+                        source, to = v.advance(source, d.x_h), v.advance(to, row)
                 else:
-                    v.store(to, i, v.load_window(v.advance(x, column), -column, iw - column))
-        elif sw == 2 and phases == 2:
-            for i in range(0, width, lanes):
-                column = first + 2 * i
-                if column >= 0 and column + 2 * lanes <= iw:
-                    a, b = v.load(x, column), v.load(x, column + lanes)
-                else:
-                    a = v.load_window(v.advance(x, column), -column, iw - column)
-                    b = v.load_window(v.advance(x, column + lanes), -column - lanes, iw - column - lanes)
-                v.store(to, i, v.even(a, b))
-                v.store(to, width + i, v.odd(a, b))
-        else:
-            for phase in range(phases):
-                for i in range(0, width, lanes):
-                    column = first + phase + i * sw
-                    values = v.load_strided(v.advance(x, column), sw, up(-column, sw), up(iw - column, sw))
-                    v.store(to, phase * width + i, values)
+                    for _ in range(bottom - top):
+                        for phase in range(d.phases):
+                            lo, hi = up(-column - phase, d.sw), up(d.iw - column - phase, d.sw)
+                            values = v.load_strided(v.advance(source, phase), d.sw, lo, hi)
+                            v.store(to, phase * d.width, values)
+                        source, to = v.advance(source, d.x_h), v.advance(to, row)
 
     @target.jit
     def next_panel(d, x, top, rows, column):  # type: ignore[no-untyped-def]
@@ -115,240 +154,399 @@ def _next_panel(target: Target) -> Inner:
         columns = min(d.ow - column, d.columns)
         if d.sw == 1 and d.ow > d.columns and line >= 0 and line + lines <= d.ih:
             # as many whole vectors as all taps find inside the row
-            columns = min(d.ow - column, (d.iw - (d.kw - 1) * d.dw - first) // lanes * lanes)
+            columns = min(d.ow - column, (d.iw - d.reach + 1 - first) // lanes * lanes)
             if first >= 0 and columns > 0:
                 return _Panel(v.advance(x, line * d.x_h + first), d.offsets_in_place, d.x_h, d.x_c, column, columns)
-            columns = min(d.ow - column, min(d.columns, _VECTORS * lanes))
+            columns = min(d.ow - column, min(d.columns, 2 * lanes))
+        copy(d, x, line, lines, first)
         row = d.width * d.phases
-        for c in range(d.c):
-            for i in range(lines):
-                copy_row(
-                    v.advance(x, c * d.x_c + (line + i) * d.x_h), 0 <= line + i and line + i < d.ih, first, d.iw, d.sw,
-                    d.width, d.phases, v.advance(d.copy, (c * lines + i) * row),
-                )  # fmt: skip
         return _Panel(d.copy, d.offsets, row, lines * row, column, columns)
 
     return next_panel
 
 
-def _block(target: Target, rows: int, vectors: int, step: int) -> Inner:
-    """Make ``block(channels, kh, kw, x, plane, row, apart, offsets, weight, add, out, out_h, out_w, columns, values)``.
+def _chunk(target: Target) -> Inner:
+    """Make ``chunk(rest, step, pair)``: kernel rows of the next pass, of those that rest."""
 
-    ``rows`` x ``vectors`` vectors of outputs: x is what the first tap reads, ``row`` apart are its kernel rows,
-    ``apart`` what output rows read. At most ``columns`` outputs of a row are written; ``add`` is their bias.
+    @target.jit
+    def chunk(rest, step, pair):  # type: ignore[no-untyped-def]
+        # with a step beyond 2 outputs share no input rows
+        if step <= 2 and rest >= 5 and not pair:
+            return 7 if rest >= 7 else 5
+        return min(rest, 3)
+
+    return chunk
+
+
+def _indented(levels: int, lines: list[str]) -> list[str]:
+    return ["    " * levels + line for line in lines]
+
+
+def _finish(target: Target, vectors: int, sums: list[str], sums2: list[str]) -> list[str]:
+    """Source that stores a row of outputs that is complete: ``sums``, or alternating with ``sums2``."""
+    lanes = target.lanes
+    if not sums2:
+        values = [f"{name} + bias" for name in sums]
+    else:
+        values = [f"v.{half}({a}, {b})" for a, b in zip(sums, sums2, strict=True) for half in ("low", "high")]
+    whole = [f"v.store(out, {i * lanes}, {value})" for i, value in enumerate(values)]
+    partial = [
+        f"v.store_partial(v.advance(out, {i * lanes}), {value}, s.lanes - {i * lanes})" for i, value in enumerate(values)
+    ]
+    lines = partial
+    if not _masked_loads(target):
+        lines = ["if whole:", *_indented(1, whole), "else:", *_indented(1, partial)]
+    if sums2:
+        apart = [f"v.store(out, {i * lanes}, {name})" for i, name in enumerate(sums + sums2)]
+        lines = ["if s.alternate:", *_indented(1, lines), "else:", *_indented(1, apart)]
+    return lines
+
+
+def _roll(target: Target, kh: int, vectors: int, step: int, taps: Callable[..., list[str]], pair: bool = False) -> Inner:
+    """Make ``roll(s)``: one pass of ``kh`` kernel rows over a strip.
+
+    A step of 0 is any that is at least kh: one output in flight. ``taps(u, sums, second)`` is the source that adds the
+    u-th input row of a step to the outputs in flight: to ``sums[t][vector]`` for each kernel row t that it meets.
     """
     v = target.v
-    lanes = v.lanes
-    store = store_strided(target)
-    sums = [(r, j) for r in range(rows) for j in range(vectors)]
+    flight = -(-kh // step) if step else 1
+    families = ("s", "z") if pair else ("s",)
+    stores = vectors * len(families)
 
-    def tap_rows(taps: int) -> list[str]:
-        lines = ["for j in range(kw):", "    p = v.advance(line, offsets[j])"]
-        lines += [f"    w{t} = v.broadcast(weight[{t} * kw + j])" for t in range(taps)]
-        # each input row goes to every output row that sees it
-        reads: dict[str, list[tuple[int, int]]] = {}
-        for r in range(rows):
-            for t in range(taps):
-                where = f"{r * step + t} * row" if step else f"{r} * apart + {t} * row"
-                reads.setdefault(where, []).append((r, t))
-        for where, uses in reads.items():
-            for j in range(vectors):
-                lines += [f"    a = v.load(v.advance(p, {where}), {j * lanes})"]
-                lines += [f"    s{r}_{j} = v.fma(w{t}, a, s{r}_{j})" for r, t in uses]
-        lines += [f"line = v.advance(line, {taps} * row)", f"weight = v.advance(weight, {taps} * kw)"]
+    def names(family: str, age: int) -> list[str]:
+        return [f"{family}{age}_{j}" for j in range(vectors)]
+
+    def add(u: int, second: bool) -> list[str]:
+        meets = {age * step + u: names("z" if second else "s", age) for age in range(flight) if age * step + u < kh}
+        return taps(u, meets, second)
+
+    body = []
+    for at, family in enumerate(families):
+        for age in range(flight - 1, 0, -1):
+            body += [f"{new} = {old}" for new, old in zip(names(family, age), names(family, age - 1), strict=True)]
+        body += ["if s.begun and q < s.count:"]
+        body += [
+            f"    {name} = v.load(start, {(at * vectors + j) * v.lanes})" for j, name in enumerate(names(family, 0))
+        ]
+        body += ["else:", *[f"    {name} = v.zero()" for name in names(family, 0)]]
+        body += add(0, family == "z")
+    if step == 0:
+        for u in range(1, kh):
+            body += add(u, False)
+    elif step == 2 and kh % 2 == 0:
+        body += add(1, False)
+    elif step == 2:
+        # the last row that an odd number of taps needs is an even one
+        body += [f"if q + 2 < s.count + {flight}:", *_indented(1, add(1, False))]
+    old = flight - 1
+    body += [f"if q >= {old}:", *_indented(1, _finish(target, vectors, names("s", old), names("z", old) if pair else []))]
+    lines = ["def roll(s):", "    x, out, line = s.x, v.advance(s.out, -s.out_row * %d), s.line" % old]
+    lines += ["    start, bias = s.start, v.broadcast(s.bias)", f"    whole = s.lanes >= {stores * v.lanes}"]
+    lines += _indented(1, taps(-1, {}, False))
+    for family in families:
+        lines += [f"    {name} = v.zero()" for age in range(flight) for name in names(family, age)]
+    lines += [f"    for q in range(s.count + {old}):", *_indented(2, body)]
+    lines += ["        x, out, line = v.advance(x, s.apart), v.advance(out, s.out_row), line + s.line_apart"]
+    lines += [f"        start = v.advance(start, {_STRIP * v.lanes})"]
+    return target.call(define("roll", lines, v=v))
+
+
+def _any_taps(target: Target, kh: int, vectors: int) -> Callable[..., list[str]]:
+    """Taps of any number of columns, whole vectors."""
+    v = target.v
+
+    def taps(u: int, sums: dict[int, list[str]], second: bool) -> list[str]:
+        if u < 0:
+            return []
+        kw, weight, offset = ("s.kw2", "s.weight2", "s.kw + j") if second else ("s.kw", "s.weight", "j")
+        lines = [f"w = {weight}", f"for j in range({kw}):", f"    p = v.advance(x, {u} * s.row + s.offsets[{offset}])"]
+        lines += [f"    a{j} = v.load(p, {j * v.lanes})" for j in range(vectors)]
+        for t, names in sums.items():
+            lines += [f"    b = v.broadcast(w[{t}])"]
+            lines += [f"    {name} = v.fma(b, a{j}, {name})" for j, name in enumerate(names)]
+        return [*lines, f"    w = v.advance(w, {kh})"]
+
+    return taps
+
+
+def _three_taps(target: Target, vectors: int, load: int) -> Callable[..., list[str]]:
+    """Three taps a row for 3x3 kernels, whose weights stay in registers, and so do the masks."""
+    v = target.v
+    lanes = v.lanes
+
+    def window(pointer: str, column: str, at: int) -> str:
+        return f"v.load_window(v.advance({pointer}, {at}), -{column} - {at}, s.iw - {column} - {at})"
+
+    def taps(u: int, sums: dict[int, list[str]], second: bool) -> list[str]:
+        if u < 0:
+            return [f"w{j}_{t} = v.broadcast(s.weight[{3 * j + t}])" for j in range(3) for t in range(3)]
+        lines = [f"p = v.advance(x, {u} * s.row)"]
+        if load != _WHOLE:
+            lines += [f"if line + {u} * s.line_step < 0 or line + {u} * s.line_step >= s.ih:", "    p = s.zeros"]
+        for i in range(vectors):
+            if load == _WHOLE:
+                lines += [f"a{j} = v.load(p, s.offsets[{j}] + {i * lanes})" for j in range(3)]
+            elif load == _MASKED:
+                lines += [f"a{j} = {window('p', 's.column', j + i * lanes)}" for j in range(3)]
+            else:
+                lines += [f"lower, upper = {', '.join(window('p', 's.column', (2 * i + k) * lanes) for k in (0, 1))}"]
+                lines += ["a0, a1 = v.even(lower, upper), v.odd(lower, upper)"]
+                lines += [f"lower, upper = {', '.join(window('p', 's.column', (2 * i + k) * lanes + 2) for k in (0, 1))}"]
+                lines += ["a2 = v.even(lower, upper)"]
+            for j in range(3):
+                lines += [f"{names[i]} = v.fma(w{j}_{t}, a{j}, {names[i]})" for t, names in sums.items()]
         return lines
 
-    def indented(levels: int, lines: list[str]) -> list[str]:
-        return ["    " * levels + line for line in lines]
+    return taps
 
-    lines = ["def block(channels, kh, kw, x, plane, row, apart, offsets, weight, add, out, out_h, out_w, columns, values):"]
-    lines += [f"    s{r}_{j} = v.zero()" for r, j in sums]
-    lines += ["    for c in range(channels):"]
-    lines += ["        line = v.advance(x, c * plane)"]
-    lines += [f"        for _ in range(kh // {_TAPS}):", *indented(3, tap_rows(_TAPS))]
-    for rest in range(1, _TAPS):
-        lines += [f"        if kh % {_TAPS} == {rest}:", *indented(3, tap_rows(rest))]
-    lines += [f"    if out_w == 1 and columns >= {vectors * lanes}:"]
-    lines += ["        bias = v.broadcast(add)"]
-    lines += [f"        v.store(v.advance(out, {r} * out_h), {j * lanes}, s{r}_{j} + bias)" for r, j in sums]
-    lines += ["        return"]
-    lines += [f"    v.store(values, {(r * vectors + j) * lanes}, s{r}_{j})" for r, j in sums]
-    lines += [f"    for r in range({rows}):", f"        for j in range({vectors}):"]
-    lines += [f"            to = v.advance(out, r * out_h + j * {lanes} * out_w)"]
-    lines += [f"            source = v.advance(values, (r * {vectors} + j) * {lanes})"]
-    lines += [f"            store(to, source, add, columns - j * {lanes}, out_w)"]
-    return target.call(define("block", lines, v=v, store=store))
+
+def _passes(target: Target) -> Inner:
+    """Make ``run(kh, vectors, step, pair, load, s)``: the pass for these numbers."""
+    names = {}
+    lines = ["def run(kh, vectors, step, pair, load, s):"]
+
+    def case(test: str, kh: int, vectors: int, step: int, load: int | None = None, pair: bool = False) -> None:
+        name = f"roll{len(names)}"
+        taps = _any_taps(target, kh, vectors) if load is None else _three_taps(target, vectors, load)
+        names[name] = _roll(target, kh, vectors, step, taps, pair)
+        lines.extend([f"    if {test} and vectors == {vectors}:", f"        return {name}(s)"])
+
+    if _masked_loads(target):
+        for vectors in (4, 2, 1):
+            case(f"load == {_MASKED}", 3, vectors, 1, _MASKED)
+        for vectors in (2, 1):
+            case(f"load == {_MASKED_PAIRS}", 3, vectors, 2, _MASKED_PAIRS)
+    for vectors in (2, 1):
+        for kh in (3, 2, 1):
+            case(f"pair and kh == {kh}", kh, vectors, 1, pair=True)
+        for step in (1, 2):
+            case(f"step == {step} and kh == 3 and s.kw == 3", 3, vectors, step, _WHOLE)
+        for kh in (7, 5, 3, 2, 1):
+            case(f"step == 1 and kh == {kh}", kh, vectors, 1)
+        for kh in (7, 5, 3):
+            case(f"step == 2 and kh == {kh}", kh, vectors, 2)
+        for kh in (3, 2, 1):
+            case(f"kh == {kh}", kh, vectors, 0)
+    return target.call(define("run", lines, **names))
 
 
 def depthwise_forward(target: Target) -> Callable[..., None]:
-    """Blocks of output rows of one group, a panel of columns at a time."""
+    """Blocks of output rows of one group: panels of columns, strips of a panel, passes over a strip."""
     v = target.v
     lanes = v.lanes
     f = abi.fields("depthwise_forward")
-    up, aligned = ceiling(target), _aligned(target)
-    prepare, next_panel = _prepare(target, f), _next_panel(target)
+    up, aligned, chunk, run = ceiling(target), _aligned(target), _chunk(target), _passes(target)
+    prepare, next_panel = _prepare(target, f, True), _next_panel(target)
+    masked_loads = _masked_loads(target)
+    strip_lanes = _STRIP * lanes
 
-    def rows_of(rows: int, step: int) -> Inner:
-        wide, narrow = _block(target, rows, _VECTORS, step), _block(target, rows, 1, step)
-
-        @target.call
-        def block_rows(d, panel, x, weight, add, out, out_h, out_w, values):  # type: ignore[no-untyped-def]
-            row, apart = d.dh * panel.row, d.apart * d.sh * panel.row
-            column = 0
-            while column + _VECTORS * lanes < panel.columns + lanes:
-                wide(
-                    d.c, d.kh, d.kw, v.advance(x, column), panel.plane, row, apart, panel.offsets, weight, add,
-                    v.advance(out, (panel.column + column) * out_w), out_h, out_w, panel.columns - column, values,
-                )  # fmt: skip
-                column += _VECTORS * lanes
-            while column < panel.columns:
-                narrow(
-                    d.c, d.kh, d.kw, v.advance(x, column), panel.plane, row, apart, panel.offsets, weight, add,
-                    v.advance(out, (panel.column + column) * out_w), out_h, out_w, panel.columns - column, values,
-                )  # fmt: skip
-                column += lanes
-
-        return block_rows
-
-    one = rows_of(1, 1)
-    four_1, four_2, four_any = (rows_of(_ROWS, step) for step in _STEPS)
-
-    @target.jit
-    def plane(d, panel, rows, weight, add, out, out_h, out_w, values):  # type: ignore[no-untyped-def]
-        # All outputs of a panel in one channel.
+    @target.call
+    def strip_rows(d, panel, load, column, vectors, weight, weight2, out, out_h, out_w, top, rows, bias, buffer):  # type: ignore[no-untyped-def]
+        # All rows of a strip of one channel, `column` counted in the panel.
+        pair = d.ow2 > 0
+        times = 2 if pair else 1
+        first = times * (panel.column + column)
+        lanes_left = min(times * vectors * lanes, d.ow + d.ow2 - first)
         for phase in range(min(d.apart, rows)):
             count = up(rows - phase, d.apart)
-            row = 0
-            while row < count:
-                if count >= _ROWS:
-                    # the last rows are done again where they do not fill a block
-                    row = min(row, count - _ROWS)
-                at = phase + row * d.apart
-                x = v.advance(panel.first, at * d.sh * panel.row)
-                to, to_h = v.advance(out, at * out_h), d.apart * out_h
-                if count < _ROWS:
-                    one(d, panel, x, weight, add, to, to_h, out_w, values)
-                    row += 1
-                    continue
-                if d.step == 1:
-                    four_1(d, panel, x, weight, add, to, to_h, out_w, values)
-                elif d.step == 2:
-                    four_2(d, panel, x, weight, add, to, to_h, out_w, values)
-                else:
-                    four_any(d, panel, x, weight, add, to, to_h, out_w, values)
-                row += _ROWS
+            to = v.advance(out, phase * out_h + first * out_w)
+            w, w2 = weight, weight2
+            begun = False
+            for c in range(d.c):
+                i = 0
+                while i < d.kh:
+                    kh = chunk(d.kh - i, d.step, pair)
+                    last = out_w == 1 and c + 1 == d.c and i + kh == d.kh
+                    at = c * panel.plane + (phase * d.sh + i * d.dh) * panel.row
+                    at += column if load == _WHOLE else column * d.sw
+                    run(
+                        kh, vectors, d.step, pair, load,
+                        _Strip(
+                            v.advance(panel.first, at), d.dh * panel.row, d.apart * d.sh * panel.row, count,
+                            panel.offsets, d.kw, d.kw2, w, w2, buffer, begun, to if last else buffer,
+                            d.apart * out_h if last else strip_lanes, lanes_left if last else strip_lanes,
+                            bias if last else bias * 0, last, (top + phase) * d.sh - d.ph + i * d.dh, d.dh,
+                            d.apart * d.sh, (panel.column + column) * d.sw - d.pw, d.ih, d.iw, d.copy,
+                        ),
+                    )  # fmt: skip
+                    begun = True
+                    w, w2 = v.advance(w, kh * d.kw), v.advance(w2, kh * d.kw2)
+                    i += kh
+            if out_w != 1:
+                for i in range(count):
+                    for j in range(lanes_left):
+                        to[i * d.apart * out_h + j * out_w] = buffer[i * strip_lanes + j] + bias
+
+    @target.call
+    def gather(d, w, w_k, w_c, w_h, w_w, k, kw, weights):  # type: ignore[no-untyped-def]
+        # The weights of a group, [k][c][passes][kw][rows of the pass].
+        at = 0
+        for m in range(k):
+            for c in range(d.c):
+                i = 0
+                while i < d.kh:
+                    kh = chunk(d.kh - i, d.step, d.ow2 > 0)
+                    for j in range(kw):
+                        for t in range(kh):
+                            weights[at] = w[m * w_k + c * w_c + (i + t) * w_h + j * w_w]
+                            at += 1
+                    i += kh
 
     def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
-        g, c, k, kh, kw = args[f.g], args[f.c], args[f.k], args[f.kh], args[f.kw]
-        taps = c * kh * kw
+        g, c, k, kh, kw, kw2 = args[f.g], args[f.c], args[f.k], args[f.kh], args[f.kw], args[f.kw2]
+        w_g, w_k, w_c, w_h, w_w = args[f.w_g], args[f.w_k], args[f.w_c], args[f.w_h], args[f.w_w]
+        out_h, out_w = args[f.out_h], args[f.out_w]
         blocks = up(args[f.oh], args[f.rows])
-        # scratch: offsets of columns, values of a block, weights of a group, copy
-        values_bytes = _ROWS * _VECTORS * lanes * v.itemsize
-        d = prepare(args, scratch, values_bytes + aligned(k * taps * v.itemsize))
-        values = v.pointer(scratch + aligned(2 * kw * 8))
-        weights = v.advance(values, _ROWS * _VECTORS * lanes)
+        # scratch: tables, buffer of sums, weights of a group, copy
+        buffer_count = args[f.rows] * strip_lanes
+        d = prepare(args, scratch, buffer_count * v.itemsize + aligned(k * c * kh * (kw + kw2) * v.itemsize))
+        buffer = v.pointer(scratch + aligned(2 * (kw + kw2) * 8))
+        weights = v.advance(buffer, buffer_count)
+        weights2 = v.advance(weights, k * c * kh * kw)
+        load = _WHOLE
+        if masked_loads and kh == 3 and kw == 3 and d.dw == 1 and d.ow2 == 0:
+            if d.sh == 1 and d.sw == 1:
+                load = _MASKED
+            elif d.step == 2 and d.sw == 2:
+                load = _MASKED_PAIRS
+        if load != _WHOLE:
+            # lines outside of the input
+            for i in range(up(d.reach, lanes) + _STRIP):
+                v.store(d.copy, i * lanes, v.zero())
         for item in range(begin, end):
             top = item % blocks * args[f.rows]
             group = item // blocks % g
             image = item // blocks // g
             rows = min(args[f.rows], args[f.oh] - top)
-            for at in range(k * taps):
-                tap = at % taps
-                w = group * args[f.w_g] + at // taps * args[f.w_k] + tap // (kh * kw) * args[f.w_c]
-                weights[at] = v.pointer(args[f.w])[w + tap // kw % kh * args[f.w_h] + tap % kw * args[f.w_w]]
+            gather(d, v.advance(v.pointer(args[f.w]), group * w_g), w_k, w_c, w_h, w_w, k, kw, weights)
+            if kw2 > 0:
+                gather(d, v.advance(v.pointer(args[f.w2]), group * w_g), w_k, w_c, w_h, w_w, k, kw2, weights2)
             x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + group * c * args[f.x_c])
             column = 0
             while column < d.ow:
-                panel = next_panel(d, x, top, rows, column)
+                if load == _WHOLE:
+                    panel = next_panel(d, x, top, rows, column)
+                else:
+                    first = v.advance(x, (top * d.sh - d.ph) * d.x_h - d.pw)
+                    panel = _Panel(first, d.offsets_in_place, d.x_h, d.x_c, column, d.ow)
                 for i in range(k):
                     channel = group * k + i
-                    out = v.advance(
-                        v.pointer(args[f.out]), image * args[f.out_n] + channel * args[f.out_k] + top * args[f.out_h]
-                    )
-                    add = v.pointer(args[f.bias])[channel] if args[f.bias] != 0 else 0 * weights[0]
-                    plane(
-                        d, panel, rows, v.advance(weights, i * taps), add, out, args[f.out_h], args[f.out_w], values
-                    )
+                    out = v.advance(v.pointer(args[f.out]), image * args[f.out_n] + channel * args[f.out_k] + top * out_h)
+                    bias = v.pointer(args[f.bias])[channel] if args[f.bias] != 0 else 0 * weights[0]
+                    at = 0
+                    while at < panel.columns:
+                        vectors = 4 if load == _MASKED else 2
+                        while vectors > 1 and at + (vectors - 1) * lanes >= panel.columns:
+                            vectors //= 2
+                        strip_rows(
+                            d, panel, load, at, vectors, v.advance(weights, i * c * kh * kw),
+                            v.advance(weights2, i * c * kh * kw2), out, out_h, out_w, top, rows, bias, buffer,
+                        )  # fmt: skip
+                        at += vectors * lanes
                 column += panel.columns
 
     return kernel
 
 
-def _dots(target: Target, th: int, tw: int, step: int) -> Inner:
-    """Make ``dots(d, panel, rows, i, j, grad, y_h, totals)``.
+def _dot_roll(target: Target, th: int, tw: int, step: int, partial: bool) -> Inner:
+    """Make ``roll(s)``: add the products of a strip to the totals of ``th`` x ``tw`` taps.
 
-    Add a panel's products to the totals of ``th`` x ``tw`` taps from (i, j) on, one vector each.
+    A step of 0 is any that is at least th. An input row is multiplied by all the rows of grad_output in flight whose
+    taps meet it.
     """
     v = target.v
-    lanes = v.lanes
-    taps = [(s, t) for s in range(th) for t in range(tw)]
+    flight = -(-th // step) if step else 1
+    totals = [(t, j) for t in range(th) for j in range(tw)]
 
-    def products(rows: int, step: int, load: str) -> list[str]:
-        """The products of ``rows`` rows of LANES outputs."""
-        lines = [f"y{r} = {load.format(f'v.advance(y, column + {r} * y_row)')}" for r in range(rows)]
-        for line in range((rows - 1) * step + th):
-            seen = [(r, line - r * step) for r in range(rows) if 0 <= line - r * step < th]
-            if seen:
-                for t in range(tw):
-                    lines += [f"a = {load.format(f'v.advance(x, column + {line} * row + offset{t})')}"]
-                    lines += [f"s{s}_{t} = v.fma(y{r}, a, s{s}_{t})" for r, s in seen]
+    def load(pointer: str) -> str:
+        return f"v.load_partial({pointer}, s.lanes)" if partial else f"v.load({pointer}, 0)"
+
+    def row(u: int) -> list[str]:
+        lines = [f"a{j} = {load(f'v.advance(x, {u} * s.row + offset{j})')}" for j in range(tw)]
+        for age in range(flight):
+            t = age * step + u
+            if t < th:
+                # x is not multiplied by the zeros beyond grad_output: it may be infinite
+                lines += [f"if {age} <= q and q - {age} < s.count:"]
+                lines += [f"    s{t}_{j} = v.fma(y{age}, a{j}, s{t}_{j})" for j in range(tw)]
         return lines
 
-    def columns(rows: int, step: int) -> list[str]:
-        """All columns of ``rows`` rows, then on to the next rows."""
-        lines = [f"for column in range(0, whole, {lanes}):"]
-        lines += ["    " + line for line in products(rows, step, "v.load({}, 0)")]
-        lines += ["column = whole", "if column < panel.columns:"]
-        lines += ["    " + line for line in products(rows, step, "v.load_partial({}, panel.columns - whole)")]
-        lines += [f"r += {rows}", f"x = v.advance(x, {rows} * apart)", f"y = v.advance(y, {rows} * y_row)"]
-        return lines
+    body = [f"y{age} = y{age - 1}" for age in range(flight - 1, 0, -1)]
+    body += ["if q < s.count:", f"    y0 = {load('v.advance(s.y, q * s.y_row)')}"]
+    body += row(0)
+    if step == 0:
+        for u in range(1, th):
+            body += row(u)
+    elif step == 2 and th % 2 == 0:
+        body += row(1)
+    elif step == 2:
+        # the last row that an odd number of taps needs is an even one
+        body += [f"if q + 2 < s.count + {flight}:", *_indented(1, row(1))]
+    lines = ["def roll(s):", "    x = s.x"]
+    lines += [f"    offset{j} = s.offsets[{j}]" for j in range(tw)]
+    lines += [f"    s{t}_{j} = v.load(s.totals, ({t} * s.kw + {j}) * {v.lanes})" for t, j in totals]
+    lines += [f"    y{age} = v.zero()" for age in range(flight)]
+    lines += [f"    for q in range(s.count + {flight - 1}):", *_indented(2, body), "        x = v.advance(x, s.apart)"]
+    lines += [f"    v.store(s.totals, ({t} * s.kw + {j}) * {v.lanes}, s{t}_{j})" for t, j in totals]
+    return target.call(define("roll", lines, v=v))
 
-    lines = ["def dots(d, panel, rows, i, j, grad, y_h, totals):"]
-    lines += ["    row, apart, y_row = d.dh * panel.row, d.apart * d.sh * panel.row, d.apart * y_h"]
-    lines += [f"    whole = panel.columns // {lanes} * {lanes}"]
-    lines += [f"    offset{t} = panel.offsets[j + {t}]" for t in range(tw)]
-    lines += [f"    s{s}_{t} = v.load(totals, ({s} * d.kw + {t}) * {lanes})" for s, t in taps]
-    lines += ["    for phase in range(min(d.apart, rows)):"]
-    lines += ["        count = -((phase - rows) // d.apart)"]
-    lines += ["        x = v.advance(panel.first, phase * d.sh * panel.row + i * row)"]
-    lines += ["        y = v.advance(grad, phase * y_h)"]
-    lines += ["        r = 0"]
-    if step:
-        lines += [f"        while r + {_ROWS} <= count:"]
-        lines += ["            " + line for line in columns(_ROWS, step)]
-    lines += ["        while r < count:"]
-    lines += ["            " + line for line in columns(1, 1)]
-    lines += [f"    v.store(totals, ({s} * d.kw + {t}) * {lanes}, s{s}_{t})" for s, t in taps]
-    return target.call(define("dots", lines, v=v))
+
+def _dot_passes(target: Target) -> Inner:
+    """Make ``run(th, tw, step, s)``: the pass for these numbers."""
+    names = {}
+    lines = ["def run(th, tw, step, s):"]
+    shapes = [(1, th) for th in (7, 5, 3, 2, 1)] + [(2, th) for th in (7, 5, 3)] + [(0, th) for th in (3, 2, 1)]
+    for partial in (True,) if _masked_loads(target) else (False, True):
+        for step, th in shapes:
+            for tw in {7: (1,), 5: (2, 1)}.get(th, (3, 1)):
+                name = f"roll{len(names)}"
+                names[name] = _dot_roll(target, th, tw, step, partial)
+                test = f"th == {th} and tw == {tw}" + (f" and step == {step}" if step else "")
+                test += "" if partial else f" and s.lanes >= {target.lanes}"
+                lines += [f"    if {test}:", f"        return {name}(s)"]
+    return target.call(define("run", lines, **names))
 
 
 def depthwise_grad_weight(target: Target) -> Callable[..., None]:
-    """One vector of sums for each tap, taps by blocks of kernel rows and columns."""
+    """A vector of sums for each tap of a group, over a part's blocks of output rows."""
     v = target.v
     lanes = v.lanes
     f = abi.fields("depthwise_grad_weight")
-    up, aligned = ceiling(target), _aligned(target)
-    prepare, next_panel = _prepare(target, f), _next_panel(target)
+    up, aligned, chunk, run = ceiling(target), _aligned(target), _chunk(target), _dot_passes(target)
+    prepare, next_panel = _prepare(target, f, False), _next_panel(target)
 
-    def dot_plane(step: int) -> Inner:
-        names = {f"dots_{th}{tw}": _dots(target, th, tw, step) for th in (_TAPS, 1) for tw in (_TAPS, 1)}
-        lines = ["def dot_plane(d, panel, rows, grad, y_h, totals):"]
-        lines += ["    i = 0", "    while i < d.kh:", "        j = 0", "        while j < d.kw:"]
-        lines += [f"            to = v.advance(totals, (i * d.kw + j) * {lanes})"]
-        lines += [f"            tall, broad = i + {_TAPS} <= d.kh, j + {_TAPS} <= d.kw"]
-        for name, test in (
-            ("dots_33", "if tall and broad"), ("dots_31", "elif tall"), ("dots_13", "elif broad"), ("dots_11", "else"),
-        ):  # fmt: skip
-            lines += [f"            {test}:", f"                {name}(d, panel, rows, i, j, grad, y_h, to)"]
-        lines += [f"            j += {_TAPS} if broad else 1", f"        i += {_TAPS} if i + {_TAPS} <= d.kh else 1"]
-        return target.jit(define("dot_plane", lines, v=v, **names))
+    @target.jit
+    def tap_columns(th, rest):  # type: ignore[no-untyped-def]
+        # Kernel columns of the next pass of th kernel rows, of those that rest: as many as the registers hold.
+        if th <= 3:
+            return 3 if rest >= 3 else 1
+        return 2 if th == 5 and rest >= 2 else 1
 
-    plane_1, plane_2, plane_any = (dot_plane(step) for step in _STEPS)
+    @target.call
+    def dot_panel(d, panel, rows, grad, y_h, totals):  # type: ignore[no-untyped-def]
+        for phase in range(min(d.apart, rows)):
+            for column in range(0, panel.columns, lanes):
+                i = 0
+                while i < d.kh:
+                    th = chunk(d.kh - i, d.step, False)
+                    x = v.advance(panel.first, (phase * d.sh + i * d.dh) * panel.row + column)
+                    j = 0
+                    while j < d.kw:
+                        tw = tap_columns(th, d.kw - j)
+                        strip = _Dots(
+                            x, d.dh * panel.row, d.apart * d.sh * panel.row, up(rows - phase, d.apart),
+                            panel.columns - column, v.advance(panel.offsets, j), v.advance(grad, phase * y_h + column),
+                            d.apart * y_h, v.advance(totals, (i * d.kw + j) * lanes), d.kw,
+                        )  # fmt: skip
+                        run(th, tw, d.step, strip)
+                        j += tw
+                    i += th
 
     def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
-        g, k, taps, parts = args[f.g], args[f.k], args[f.kh] * args[f.kw], args[f.parts]
+        g, k, taps, parts, y_h = args[f.g], args[f.k], args[f.kh] * args[f.kw], args[f.parts], args[f.y_h]
         blocks = up(args[f.oh], args[f.rows])
         units = args[f.n] * blocks
+        # scratch: tables, totals, copy
         d = prepare(args, scratch, k * taps * lanes * v.itemsize)
         totals = v.pointer(scratch + aligned(2 * args[f.kw] * 8))
         for item in range(begin, end):
@@ -361,19 +559,13 @@ def depthwise_grad_weight(target: Target) -> Callable[..., None]:
                 top = (unit - image * blocks) * args[f.rows]
                 rows = min(args[f.rows], args[f.oh] - top)
                 x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + group * args[f.x_c])
-                y = v.advance(v.pointer(args[f.y]), image * args[f.y_n] + group * k * args[f.y_k] + top * args[f.y_h])
+                grad = v.advance(v.pointer(args[f.y]), image * args[f.y_n] + group * k * args[f.y_k] + top * y_h)
                 column = 0
                 while column < d.ow:
                     panel = next_panel(d, x, top, rows, column)
                     for i in range(k):
-                        grad = v.advance(y, i * args[f.y_k] + column)
-                        to = v.advance(totals, i * taps * lanes)
-                        if d.step == 1:
-                            plane_1(d, panel, rows, grad, args[f.y_h], to)
-                        elif d.step == 2:
-                            plane_2(d, panel, rows, grad, args[f.y_h], to)
-                        else:
-                            plane_any(d, panel, rows, grad, args[f.y_h], to)
+                        y = v.advance(grad, i * args[f.y_k] + column)
+                        dot_panel(d, panel, rows, y, y_h, v.advance(totals, i * taps * lanes))
                     column += panel.columns
             partial = v.advance(v.pointer(args[f.partial]), item * k * taps)
             for i in range(k * taps):

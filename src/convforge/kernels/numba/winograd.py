@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from convforge.algorithms.winograd import codegen
 from convforge.algorithms.winograd.transforms import transforms
 from convforge.kernels import abi
-from convforge.kernels.numba.gemm import dot_products, gemm_rows
+from convforge.kernels.numba.gemm import gemm_rows
 from convforge.kernels.numba.generate import define
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from convforge.kernels.numba.translate import Factory, Inner, Target
 
-#: Channels summed in one chain: half the error of one long chain at 512, and a panel that stays in the L1 cache.
+#: Products summed in one chain: half the error of one long chain of 512, and a panel that stays in the L1 cache.
 _DEPTH = 128
 #: Channels whose weights are transformed at a time.
 _CHANNELS = 32
@@ -244,9 +244,10 @@ def _transform_output(target: Target, m: int, shape: _Blocks) -> Inner:
         for _ in range(args[f.c]):
             for i in range(3):
                 for j in range(3):
+                    value = v.zero()  # padding times an infinite weight is NaN
                     if 0 <= top + i and top + i < args[f.ih] and 0 <= left + j and left + j < args[f.iw]:
-                        factor = v.broadcast(w[i * 3 + j])
-                        total = v.fma(v.broadcast(x[(top + i) * args[f.x_h] + left + j]), factor, total)
+                        value = v.broadcast(x[(top + i) * args[f.x_h] + left + j])
+                    total = v.fma(value, v.broadcast(w[i * 3 + j]), total)
             w = v.advance(w, 9)
             x = v.advance(x, args[f.x_c])
         return v.extract(total, 0)
@@ -523,24 +524,63 @@ def _grad_transform(m: int, target: Target) -> Callable[..., None]:
     return kernel
 
 
+def _pack(target: Target, size: int) -> Inner:
+    """Make ``pack(source, pitch, vectors, rows, to, width)``: to[tile][row] = source[row][tile].
+
+    For ``size`` rows, zero past ``rows``; ``width`` is the pitch of ``to``.
+    """
+    v, lanes = target.v, target.lanes
+    interleave = _shuffles(target, codegen.interleave(size, lanes), "interleave")
+
+    @target.jit
+    def row(source, pitch, group, i, rows):  # type: ignore[no-untyped-def]
+        return v.load(source, i * pitch + group * lanes) if i < rows else v.zero()
+
+    lines = ["def pack(source, pitch, vectors, rows, to, width):"]
+    lines += ["    for group in range(vectors):"]
+    loads = [f"row(source, pitch, group, {i}, rows)" for i in range(size)]
+    lines += [f"        {_names('o', size)} = interleave({', '.join(loads)})"]
+    for i in range(size):
+        lines += [f"        v.store(to, (group * {lanes} + {i * lanes // size}) * width, o{i})"]
+    return target.call(define("pack", lines, v=v, row=row, interleave=interleave))
+
+
 def _grad_multiply(m: int, target: Target) -> Callable[..., None]:
     """The sums of products over the tiles of a block, for one xi after another."""
-    v, lanes = target.v, target.lanes
+    v, lanes, tile_rows, per_panel = target.v, target.lanes, target.rows, target.vectors
     shape = _Blocks(target, m, "grad_multiply")
     f, block = shape.f, shape.block
-    products = dot_products(target)
+    gemm, pack_rows, pack_lanes = gemm_rows(target), _pack(target, tile_rows), _pack(target, lanes)
 
     def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
         _, tiles, vectors, _ = block(args, args[f.block])
-        c, k, width = args[f.c], args[f.k], vectors * lanes
+        parts = (tiles + _DEPTH - 1) // _DEPTH
+        c, k, pitch = args[f.c], args[f.k], vectors * lanes
+        groups = (c + lanes - 1) // lanes
+        panels = (groups + per_panel - 1) // per_panel
+        packed_y = v.pointer(scratch)
+        packed_x = v.advance(packed_y, (k + tile_rows - 1) // tile_rows * tile_rows * pitch)
         for item in range(begin, end):
-            s = v.advance(v.pointer(args[f.s]), item * k * c)
-            if args[f.block] == 0:
-                for i in range(k * c):
-                    s[i] = 0
-            x = v.advance(v.pointer(args[f.v]), item * (width * c + lanes))
-            y = v.advance(v.pointer(args[f.w]), item * (width * k + lanes))
-            products(tiles, y, width, x, width, s, c, k, c)
+            s = v.advance(v.pointer(args[f.s]), item * (k * c + lanes))
+            x = v.advance(v.pointer(args[f.v]), item * (pitch * c + lanes))
+            y = v.advance(v.pointer(args[f.w]), item * (pitch * k + lanes))
+            for row in range(0, k, tile_rows):
+                pack_rows(v.advance(y, row * pitch), pitch, vectors, k - row, v.advance(packed_y, row * pitch), tile_rows)
+            for panel in range(panels):
+                first = groups * panel // panels * lanes
+                width = groups * (panel + 1) // panels * lanes - first
+                for group in range(first, first + width, lanes):
+                    to = v.advance(packed_x, group - first)
+                    pack_lanes(v.advance(x, group * pitch), pitch, vectors, c - group, to, width)
+                for part in range(parts):
+                    tile = tiles * part // parts
+                    depth = tiles * (part + 1) // parts - tile
+                    for row in range(0, k, tile_rows):
+                        gemm(
+                            depth, v.advance(packed_y, row * pitch + tile * tile_rows),
+                            v.advance(packed_x, tile * width), width, v.advance(s, row * c + first), c, 0,
+                            min(k - row, tile_rows), min(width, c - first), args[f.block] + part > 0,
+                        )  # fmt: skip
 
     return kernel
 
@@ -558,10 +598,17 @@ def _grad_weight(m: int, target: Target) -> Callable[..., None]:
             xi = i * alpha + j
             lines += [f"    d{i} = v.load_partial(v.advance(s, {xi} * step), n) * v.broadcast({scales[xi]!r})"]
         lines += [f"    {', '.join(f'h{i}_{j}' for i in range(3))} = product({_names('d', alpha)})"]
+    lines += ["    total = v.zero()"]
     for i in range(3):
-        lines += [f"    {_names('o', 3)} = product({', '.join(f'h{i}_{j}' for j in range(alpha))})"]
-        lines += [f"    v.store(taps, {(i * 3 + j) * lanes}, o{j})" for j in range(3)]
-    inverse = target.call(define("inverse", lines, v=v, product=_product(target, m, "grad_weight")))
+        named = ", ".join(f"o{i * 3 + j}" for j in range(3))
+        lines += [f"    {named} = product({', '.join(f'h{i}_{j}' for j in range(alpha))})"]
+        lines += [f"    total = total + o{i * 3 + j}" for j in range(3)]
+    lines += [f"    {_names('o', 9)} = interleave({_names('o', 9)})"]
+    lines += [f"    v.store(taps, {i * lanes}, o{i})" for i in range(9)]
+    lines += ["    return v.sum(total)"]
+    product = _product(target, m, "grad_weight")
+    interleave = _shuffles(target, codegen.interleave(9, lanes), "interleave")
+    inverse = target.call(define("inverse", lines, v=v, product=product, interleave=interleave))
 
     @target.call
     def exact(args, g, k, c, i, j):  # type: ignore[no-untyped-def]
@@ -570,29 +617,36 @@ def _grad_weight(m: int, target: Target) -> Callable[..., None]:
         for image in range(args[f.n]):
             x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + (g * args[f.c] + c) * args[f.x_c])
             y = v.advance(v.pointer(args[f.y]), image * args[f.y_n] + (g * args[f.k] + k) * args[f.y_k])
-            for row in range(max(args[f.ph] - i, 0), min(args[f.oh], args[f.ih] + args[f.ph] - i)):
-                for column in range(max(args[f.pw] - j, 0), min(args[f.ow], args[f.iw] + args[f.pw] - j)):
-                    factor = v.broadcast(x[(row + i - args[f.ph]) * args[f.x_h] + column + j - args[f.pw]])
-                    total = v.fma(factor, v.broadcast(y[row * args[f.y_h] + column]), total)
+            for row in range(args[f.oh]):
+                for column in range(args[f.ow]):
+                    top, left = row + i - args[f.ph], column + j - args[f.pw]
+                    value = v.zero()
+                    if 0 <= top and top < args[f.ih] and 0 <= left and left < args[f.iw]:
+                        value = v.broadcast(x[top * args[f.x_h] + left])
+                    total = v.fma(value, v.broadcast(y[row * args[f.y_h] + column]), total)
         return v.extract(total, 0)
 
     def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
         taps = v.pointer(scratch)
+        contiguous = args[f.out_w] == 1 and args[f.out_h] == 3 and args[f.out_c] == 9
+        step = args[f.k] * args[f.c] + lanes
         for item in range(begin, end):
             g, k = item // args[f.k], item % args[f.k]
             for c in range(0, args[f.c], lanes):
-                step = args[f.k] * args[f.c]
                 count = min(lanes, args[f.c] - c)
-                s = v.advance(v.pointer(args[f.s]), (g * area * args[f.k] + k) * args[f.c] + c)
-                inverse(s, step, count, taps)
+                s = v.advance(v.pointer(args[f.s]), g * area * step + k * args[f.c] + c)
+                out = v.advance(v.pointer(args[f.out]), item * args[f.out_k] + c * args[f.out_c])
+                whole = contiguous and count == lanes
+                total = inverse(s, step, count, out if whole else taps)
+                if whole and total - total == 0:
+                    continue
+                source = out if whole else taps
                 for lane in range(count):
-                    out = v.advance(v.pointer(args[f.out]), item * args[f.out_k] + (c + lane) * args[f.out_c])
-                    for i in range(3):
-                        for j in range(3):
-                            value = taps[(i * 3 + j) * lanes + lane]
-                            if value - value != 0:
-                                value = exact(args, g, k, c + lane, i, j)
-                            out[i * args[f.out_h] + j * args[f.out_w]] = value
+                    for tap in range(9):
+                        value = source[lane * 9 + tap]
+                        if value - value != 0:
+                            value = exact(args, g, k, c + lane, tap // 3, tap % 3)
+                        out[lane * args[f.out_c] + tap // 3 * args[f.out_h] + tap % 3 * args[f.out_w]] = value
 
     return kernel
 
