@@ -93,9 +93,10 @@ def _write(path: Path, text: str) -> str:
 
 def _write_abi() -> None:
     """The kernels' argument lists as C structs, and their declarations for Cython."""
-    signatures: dict[str, tuple[str, ...]] = runpy.run_path(str(SOURCE / "kernels" / "abi.py"))["SIGNATURES"]
-    header = ["#pragma once", "#include <stdint.h>"]
-    declarations = ['cdef extern from "abi.h":']
+    abi = runpy.run_path(str(SOURCE / "kernels" / "abi.py"))
+    signatures: dict[str, tuple[str, ...]] = abi["SIGNATURES"]
+    header = ["#pragma once", "#include <stdint.h>", f'#define ABI_FINGERPRINT "{abi["fingerprint"]()}"']
+    declarations = ['cdef extern from "abi.h":', "    const char *ABI_FINGERPRINT"]
     for kernel, names in signatures.items():
         header.append(f"typedef struct {{ int64_t {', '.join(names)}; }} {kernel}_args;")
         declarations.append(f"    ctypedef struct {kernel}_args:")

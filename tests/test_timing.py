@@ -87,3 +87,20 @@ def test_seconds(value, text):
 @pytest.mark.parametrize(("value", "text"), [(0, "0 B"), (999, "999 B"), (1536, "1.50 KiB"), (64 << 20, "64.0 MiB")])
 def test_sizes(value, text):
     assert units.size(value) == text
+
+
+def test_rounds_for_each_call_are_kept_to(clock):
+    slow, fast = timing.interleave([clock.call("slow", 1.0), clock.call("fast", 1e-3)], rounds=[2, 7], budget=0.1)
+    assert (slow.rounds, fast.rounds) == (2, 7)
+    slow, fast = timing.interleave([clock.call("slow", 1.0), clock.call("fast", 1e-3)], rounds=[2, 7], budget=9.0)
+    assert slow.rounds == 2  # what is left of the budget is for those that have most
+    assert fast.rounds == 35
+
+
+def test_a_short_call_after_settling_has_a_lead_in(clock):
+    settle = clock.call("|", 1e-4)
+    calls = [clock.call("a", 1e-3), clock.call("b", 10e-3)]
+    short, _ = timing.interleave(calls, rounds=[7, 7], budget=1e-9, settle=settle)
+    assert short.seconds == pytest.approx(1e-3)
+    order = "".join(clock.order)
+    assert "||aa|b|b|aa" in order

@@ -1,4 +1,4 @@
-"""Winograd's matrices are exact, what is generated from them computes them, and the kernels keep what policy promises."""
+"""Winograd's matrices are exact, generated code computes them, and the kernels keep what their policy promises."""
 
 import re
 from fractions import Fraction

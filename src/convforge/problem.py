@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import gcd, prod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from convforge import checks, problem_string
 from convforge.checks import Pairs
-
-Pass = Literal["forward", "grad_input", "grad_weight"]
 
 _INDEX_BYTES = 8
 _MAX_BYTES = (1 << 63) - 1
@@ -93,7 +91,7 @@ class ConvProblem(_Sizes):
     output: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     kind: ClassVar[str] = "conv"
-    passes: ClassVar[tuple[Pass, ...]] = ("forward", "grad_input", "grad_weight")
+    passes: ClassVar[tuple[str, ...]] = ("forward", "grad_input", "grad_weight")
 
     def __post_init__(self) -> None:
         """Normalise and check every field."""
@@ -155,12 +153,12 @@ class ConvProblem(_Sizes):
         """Bytes of out."""
         return prod(self.output_shape) * self.itemsize
 
-    def flops(self, pass_: Pass = "forward") -> int:
+    def flops(self, pass_: str = "forward") -> int:
         """Operations of the direct sum, two per multiply-add, padding included, bias not: the same for each pass."""
         _known_pass(self, pass_)
         return 2 * prod(self.output_shape) * (self.c // self.groups) * prod(self.kernel)
 
-    def least_bytes(self, pass_: Pass = "forward") -> int:
+    def least_bytes(self, pass_: str = "forward") -> int:
         """Bytes that move to and from memory if each operand is touched once."""
         _known_pass(self, pass_)
         bias = self.k * self.itemsize if self.bias and pass_ == "forward" else 0
@@ -223,7 +221,7 @@ class PoolProblem(_Sizes):
     indices: bool = False
     output: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
-    passes: ClassVar[tuple[Pass, ...]] = ("forward", "grad_input")
+    passes: ClassVar[tuple[str, ...]] = ("forward", "grad_input")
 
     def __post_init__(self) -> None:
         """Normalise and check every field."""
@@ -300,13 +298,13 @@ class PoolProblem(_Sizes):
         """Bytes of out, without indices."""
         return prod(self.output_shape) * self.itemsize
 
-    def flops(self, pass_: Pass = "forward") -> int:
+    def flops(self, pass_: str = "forward") -> int:
         """One comparison or addition per tap of each window, or per output for the gradient of a maximum."""
         _known_pass(self, pass_)
         taps = 1 if self.kind == "max" and pass_ == "grad_input" else prod(self.kernel)
         return prod(self.output_shape) * taps
 
-    def least_bytes(self, pass_: Pass = "forward") -> int:
+    def least_bytes(self, pass_: str = "forward") -> int:
         """Bytes that move to and from memory if each operand is touched once."""
         _known_pass(self, pass_)
         indexed = self.indices if pass_ == "forward" else self.kind == "max"

@@ -7,7 +7,7 @@ rows are in flight so that an input row serves all that see it, and a channel's 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import gcd, prod, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -115,7 +115,23 @@ def _stage(r: Correlation, second: Correlation | None, block: _Block) -> Stage:
             "w2": second.weight.address, "kw2": second.kernel[1], "pw2": second.padding[1], "ow2": second.output[1],
             "out_w": 1,
         }  # fmt: skip
-    return Stage("depthwise_forward", args, r.n * r.groups * -(-r.output[0] // block.rows))
+    items = r.n * r.groups * -(-r.output[0] // block.rows)
+    return Stage(_kernel(r, second), args, items, grain=-(-items // _LEAST_ITEMS))
+
+
+def _kernel(r: Correlation, second: Correlation | None) -> str:
+    """The kernels differ in what they are specialised for; one that compiles when it is first used compiles less."""
+    step = _step(r)
+    if second is not None:
+        return "depthwise_pair"
+    if r.kernel == (3, 3) and r.dilation[1] == 1 and step == r.stride[1] <= 2:
+        return "depthwise_3x3"
+    return "depthwise_forward" if step == 1 else "depthwise_strided"
+
+
+def _step(r: Correlation) -> int:
+    """Rows from one output to the next, in rows from one tap to the next, where outputs that share rows are taken."""
+    return r.stride[0] // gcd(r.stride[0], r.dilation[0])
 
 
 def _grad_weight(p: ConvProblem, tile: Tile, machine: Machine) -> Program:
@@ -125,9 +141,10 @@ def _grad_weight(p: ConvProblem, tile: Tile, machine: Machine) -> Program:
     parts = min(units, -(-_LEAST_ITEMS // p.groups))
     args = {**grad_weight_fields(p), "n": p.n, "g": p.groups, "c": 1, "k": r.k}
     args |= {"rows": block.rows, "columns": block.columns, "parts": parts}
+    kernel = "depthwise_grad_weight" if _step(r) == 1 else "depthwise_strided_grad_weight"
     return Program(
         dtype=p.dtype,
-        stages=(Stage("depthwise_grad_weight", args, parts * p.groups), sum_parts(p, parts)),
+        stages=(Stage(kernel, args, parts * p.groups), sum_parts(p, parts)),
         workspace_bytes=parts * p.weight_bytes,
         scratch_bytes=block.table_bytes + r.k * r.taps * tile.lanes * p.itemsize + block.copy_bytes,
         contiguous=frozenset({"out"}),

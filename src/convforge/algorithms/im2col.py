@@ -24,7 +24,7 @@ from convforge.algorithms.lowering import (
 )
 from convforge.algorithms.policy import Policy
 from convforge.problem import ConvProblem
-from convforge.program import Program, Stage, buffer
+from convforge.program import Program, Slot, Stage, buffer
 
 if TYPE_CHECKING:
     from convforge.problem import Problem
@@ -44,7 +44,13 @@ _DOT_ROWS = 6
 _DOT_COLUMNS = 4
 #: Bounds a chain of additions, and so the error, on every machine.
 _MOST_DEPTH = 1024
-_RUN_BYTES = 32
+#: Fields of a run of pixels in the kernels.
+_RUN_INTEGERS = 4
+#: Steps of one vector of columns that lowering takes for each.
+_LOWER_STEPS = 6
+#: Steps of a tile that transposing its sums takes; how much longer a panel takes whose weights are not in the cache.
+_TRANSPOSE_STEPS = 12
+_STREAM_FACTOR = 1.1
 _ALIGNMENT = 64
 
 
@@ -68,32 +74,92 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
         if r.taps == 0:
             stages.append(fill_zero(r))
             continue
-        blocks = _blocks(r.k, tile.rows)
-        packed = buffer("packed", packed_bytes)
-        packed_bytes += _round_up(r.groups * blocks * tile.rows * r.c * r.taps * itemsize)
-        prepare.append(
-            Stage(
-                "pack_weight",
-                {**weight_fields(r), "packed": packed, "g": r.groups, "k": r.k, "c": r.c, "kh": r.kernel[0],
-                 "kw": r.kernel[1]},
-                r.groups * blocks,
-            )
-        )  # fmt: skip
-        depth, splits = _depth(r, tile, itemsize, machine), _splits(r, tile)
-        stages.append(
-            Stage(
-                "im2col_forward",
-                {**input_fields(r), "packed": packed, "bias": bias_field(r), **output_fields(r), **geometry(r),
-                 "depth": depth, "splits": splits},
-                r.n * r.groups * splits * _blocks(r.pixels, tile.columns),
-            )
-        )  # fmt: skip
-        rows = _blocks(blocks, splits) * tile.rows
-        reals = (depth + rows) * tile.columns + tile.lanes
-        scratch_bytes = max(scratch_bytes, tile.columns * _RUN_BYTES + reals * itemsize)
+        make = _in_pixels if _prefers_pixels(r, tile, itemsize, machine) else _in_panels
+        pack, stage, elements, scratch = make(r, tile, itemsize, machine, buffer("packed", packed_bytes))
+        prepare.append(pack)
+        stages.append(stage)
+        packed_bytes += _round_up(elements * itemsize)
+        scratch_bytes = max(scratch_bytes, scratch)
     return Program(
         dtype=problem.dtype, stages=stages, prepare=prepare, packed_bytes=packed_bytes, scratch_bytes=scratch_bytes
     )
+
+
+def _in_panels(
+    r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot
+) -> tuple[Stage, Stage, int, int]:
+    """Output pixels in the lanes: the stages that pack and multiply, packed elements, bytes of scratch."""
+    blocks = _blocks(r.k, tile.rows)
+    by_rows = _by_rows(r, tile)
+    panels = _panels(r, tile, by_rows)
+    depth, splits = _depth(r, tile, itemsize, machine), _splits(r, tile, panels)
+    stage = Stage(
+        "im2col_forward",
+        {**input_fields(r), "packed": packed, "bias": bias_field(r), **output_fields(r), **geometry(r),
+         "depth": depth, "splits": splits, "by_rows": int(by_rows)},
+        r.n * r.groups * splits * panels,
+    )  # fmt: skip
+    rows = _blocks(blocks, splits) * tile.rows
+    reals = (depth + rows) * tile.columns + _stripe(r, tile, depth, by_rows) + 3 * tile.lanes
+    integers = tile.columns * (_RUN_INTEGERS + 1) + depth
+    pack = _pack("pack_weight", r, packed, blocks)
+    return pack, stage, r.groups * blocks * tile.rows * r.c * r.taps, 8 * integers + reals * itemsize
+
+
+def _in_pixels(
+    r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot
+) -> tuple[Stage, Stage, int, int]:
+    """Output channels in the lanes, likewise."""
+    vectors = _blocks(r.k, tile.lanes)
+    panels = _blocks(vectors, tile.vectors)
+    depth = _depth(r, tile, itemsize, machine)
+    shares = _shares(r, depth, itemsize, machine)
+    most = _round_up_to(_blocks(r.pixels, shares), tile.lanes)
+    # the sums of an item stay in the second cache
+    held = max(1, machine.l2 // 4 // (most * tile.columns * itemsize))
+    wanted = _blocks(_LEAST_ITEMS, max(1, r.n) * r.groups * shares)
+    splits = min(panels, max(wanted, _blocks(panels, held)))
+    stage = Stage(
+        "im2col_pixels",
+        {**input_fields(r), "packed": packed, "bias": bias_field(r), **output_fields(r), **geometry(r),
+         "depth": depth, "splits": splits, "shares": shares},
+        r.n * r.groups * splits * shares,
+    )  # fmt: skip
+    (_, ow), (kh, kw), (sh, sw), (dh, dw) = r.output, r.kernel, r.stride, r.dilation
+    touched = min(r.output[0], _blocks(_blocks(r.pixels, shares) - 1, ow) + 1)
+    stripe = ((touched - 1) * sh + (kh - 1) * dh + 1) * ((ow - 1) * sw + (kw - 1) * dw + 1) * _channels(r, depth)
+    reals = _blocks(panels, splits) * most * tile.columns + max(stripe, tile.lanes * tile.columns) + tile.lanes
+    pack = _pack("pack_columns", r, packed, panels)
+    return pack, stage, r.groups * vectors * tile.lanes * r.c * r.taps, 8 * (most + depth) + reals * itemsize
+
+
+def _pack(kernel: str, r: Correlation, packed: Slot, blocks: int) -> Stage:
+    fields = {"packed": packed, "g": r.groups, "k": r.k, "c": r.c, "kh": r.kernel[0], "kw": r.kernel[1]}
+    return Stage(kernel, {**weight_fields(r), **fields}, r.groups * blocks)
+
+
+def _prefers_pixels(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> bool:
+    """Whether channels in the lanes waste less: whole vectors of either, the transposed output, and the weights' way.
+
+    A panel of pixels reads all weights anew; beyond the second cache they come no faster than they are used.
+    """
+    taps = r.c * r.taps
+    rows = _blocks(r.pixels, _blocks(r.pixels, tile.rows)) * _blocks(r.pixels, tile.rows)
+    pixels = rows * _round_up_to(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
+    panels = _round_up_to(r.pixels, tile.lanes) * _round_up_to(r.k, tile.rows // 2) * taps
+    if r.k * taps * itemsize > machine.l2 // 2:
+        return pixels < panels * _STREAM_FACTOR
+    return pixels < panels
+
+
+def _shares(r: Correlation, depth: int, itemsize: int, machine: Machine) -> int:
+    """Ranges of pixels whose input, as far as ``depth`` taps read it, stays in the second cache."""
+    return _blocks(r.pixels, max(1, machine.l2 * 3 // 8 // (depth * itemsize)))
+
+
+def _channels(r: Correlation, depth: int) -> int:
+    """Most channels that ``depth`` rows of lowered input touch."""
+    return min(r.c, _blocks(depth - 1, r.taps) + 1) if depth % r.taps else depth // r.taps
 
 
 def _depth(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
@@ -101,15 +167,45 @@ def _depth(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
 
     The tile reads a panel from the second cache without loss; longer panels go through the output less often.
     """
-    total = r.c * r.taps
     most = max(1, min(_MOST_DEPTH, machine.l1 * 3 // 2 // (tile.columns * itemsize)))
+    if r.taps <= most:
+        return r.taps * _blocks(r.c, _blocks(r.c, most // r.taps))
+    total = r.c * r.taps
     return _blocks(total, _blocks(total, most))
 
 
-def _splits(r: Correlation, tile: Tile) -> int:
+def _by_rows(r: Correlation, tile: Tile) -> bool:
+    """Whether panels end with the rows of pixels: what idle lanes take is then less than lowering would."""
+    if r.taps * prod(r.stride) == 1 and not any(r.padding) and r.input == r.output:
+        return False
+    blocks, width = _blocks(r.k, tile.rows), r.output[1]
+    rowwise = r.output[0] * _blocks(width, tile.lanes)
+    flat = _blocks(r.pixels, tile.lanes)
+    step = blocks * tile.rows / 2
+    lowering = _LOWER_STEPS * (1 + tile.lanes / width)
+    return rowwise * step <= flat * (step + lowering)
+
+
+def _panels(r: Correlation, tile: Tile, by_rows: bool) -> int:
+    lines, pixels = (r.output[0], r.output[1]) if by_rows else (1, r.pixels)
+    return lines * _blocks(pixels, tile.columns)
+
+
+def _stripe(r: Correlation, tile: Tile, depth: int, by_rows: bool) -> int:
+    """Elements of the padded input under a panel of pixels, of all channels that ``depth`` taps touch."""
+    (oh, ow), (kh, kw), (sh, sw), (dh, dw) = r.output, r.kernel, r.stride, r.dilation
+    touched = 1 if by_rows else min(oh, _blocks(tile.columns - 1, ow) + 1)
+    rows = (touched - 1) * sh + (kh - 1) * dh + 1 if kh > 1 else touched
+    width = min(ow, tile.columns) if touched == 1 else ow
+    phases = sw if kw > 1 else 1
+    pitch = _round_up_to(width + (kw - 1) * dw // sw, tile.lanes)
+    return _channels(r, depth) * rows * phases * pitch
+
+
+def _splits(r: Correlation, tile: Tile, panels: int) -> int:
     """Ranges of output channels, each of which lowers the input anew: as few as give enough items."""
     blocks = _blocks(r.k, tile.rows)
-    wanted = _blocks(_LEAST_ITEMS, max(1, r.n) * r.groups * _blocks(r.pixels, tile.columns))
+    wanted = _blocks(_LEAST_ITEMS, max(1, r.n) * r.groups * panels)
     return max(1, min(wanted, blocks // _LEAST_BLOCKS))
 
 
@@ -133,7 +229,7 @@ def _grad_weight(p: ConvProblem, tile: Tile, machine: Machine) -> Program:
         dtype=p.dtype,
         stages=(stage, sum_parts(p, parts)),
         workspace_bytes=parts * p.weight_bytes,
-        scratch_bytes=panel * _RUN_BYTES + reals * p.itemsize,
+        scratch_bytes=8 * panel * _RUN_INTEGERS + reals * p.itemsize,
         contiguous=frozenset({"out"}),
     )
 
@@ -151,10 +247,21 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
         flops += 2 * tile.lanes * p.n * p.groups * (tiles * steps + _RUN_FMAS * taps * _runs(p.output, tile))
     else:
         for r in correlations(p, pass_):
-            rows = _round_up_to(r.k, tile.rows) * _blocks(r.pixels, tile.lanes)
-            lowering = _RUN_FMAS * _splits(r, tile) * _runs(r.output, tile)
-            flops += 2 * tile.lanes * r.n * r.groups * r.c * r.taps * (rows + lowering)
+            taps = r.c * r.taps
+            if _prefers_pixels(r, tile, p.itemsize, machine):
+                tiles = _blocks(r.pixels, tile.rows)
+                products = tiles * _blocks(r.pixels, tiles) * _blocks(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
+            else:
+                by_rows = _by_rows(r, tile)
+                vectors = r.output[0] * _blocks(r.output[1], tile.lanes) if by_rows else _blocks(r.pixels, tile.lanes)
+                products = vectors * _round_up_to(r.k, tile.rows // 2) * (taps + _STORE_STEPS)
+                if not by_rows and r.taps * prod(r.stride) > 1:
+                    products += _RUN_FMAS * _splits(r, tile, _panels(r, tile, by_rows)) * taps * _runs(r.output, tile)
+            flops += 2 * tile.lanes * r.n * r.groups * products
     memory = p.weight_bytes / machine.bandwidth
+    if pass_ != "grad_weight":
+        written = p.k * prod(p.output) if pass_ == "forward" else p.c * prod(p.input)
+        memory += _OUTPUT_SECONDS * p.n * written * p.itemsize
     packing = p.weight_bytes * _PACK_SECONDS if mode == "functional" and pass_ != "grad_weight" else 0.0
     return flops / (_EFFICIENCY * machine.peak(p.dtype)) + memory + packing + _CALL_SECONDS
 
@@ -164,6 +271,9 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
 _EFFICIENCY = 0.93
 _RUN_FMAS = 14
 _REDUCTION_STEPS = 8
+#: Steps that a tile takes to add its bias and store its sums; seconds a byte of output takes beyond them.
+_STORE_STEPS = 4
+_OUTPUT_SECONDS = 1.2e-11
 #: Seconds a byte of the weight takes to pack, and a call.
 _PACK_SECONDS = 1e-10
 _CALL_SECONDS = 2e-6

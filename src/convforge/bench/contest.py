@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from convforge import registry
-from convforge.bench import ceilings, functional, timing
+from convforge.bench import ceilings, functional, neighbours, timing
 from convforge.bench.families import family
 from convforge.bench.layers import Layer
 from convforge.bench.peers import Contender, Job, Peer
@@ -94,7 +95,9 @@ def hold(
             progress(name, 0.0)
             entrants += _theirs(name, peer, job)
         entrants = [_judged(each, trial) for each in entrants]
+        others = neighbours.watch()
         scores, peak = _time(entrants, problem.dtype, rules, workers, progress)
+        share = others()
         return Case(
             layer=layer.name,
             problem=str(problem),
@@ -104,6 +107,7 @@ def hold(
             least_bytes=problem.least_bytes(rules.pass_),
             peak_flops=peak,
             copy_bandwidth=ceilings.copy_bandwidth(workers),
+            others=share,
             scores=tuple(scores),
         )
 
@@ -146,7 +150,13 @@ def _own(
         return _planned(trial, chosen, rules.mode, name)
     # what the function runs is what was chosen: it asks the same chooser
     run = functional.call(trial.problem, rules.pass_, arrays, backend)
-    return Contender(name, run, lambda found: found[0] if isinstance(found, tuple) else found)  # type: ignore[return-value]
+    return Contender(name, run, _values)
+
+
+def _values(found: Any) -> np.ndarray:
+    """A pass's result, without a max pool's indices."""
+    values: np.ndarray = found[0] if isinstance(found, tuple) else found
+    return values
 
 
 def _planned(trial: Trial, record: Algorithm, mode: str, name: str) -> Contender:
@@ -210,13 +220,18 @@ def _time(
 
 
 def _rounds(entrants: Sequence[_Entrant], rounds: int) -> list[int]:
-    seconds = [timing.warm(each.contender.run) for each in entrants if each.contender is not None]
+    seconds = [_estimate(each.contender.run) for each in entrants if each.contender is not None]
     peers = [spent for spent, each in zip(seconds, entrants, strict=True) if each.score.role == "peer"]
     limit = _HOPELESS * min(peers or seconds, default=0.0)
     return [
         rounds if each.score.role == "ours" or spent <= limit else min(rounds, _FEW_ROUNDS)
         for spent, each in zip(seconds, entrants, strict=True)
     ]
+
+
+def _estimate(call: timing.Call) -> float:
+    settle()
+    return timing.warm(call)
 
 
 def _timed(score: Score, found: timing.Timing) -> Score:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from convforge import registry
-from convforge.bench import compare, contest, host, peers
+from convforge.bench import ceilings, compare, contest, host, peers
 from convforge.bench.contest import Rules
 from convforge.bench.layers import Layer
 from convforge.bench.peers import Peer
@@ -42,6 +42,9 @@ class Run:
         """Hold the contests, and give each case when it is done."""
         tell = progress or (lambda what, fraction: None)
         count = len(self.layers) * len(self.threads)
+        for workers in self.threads:
+            tell(f"copying on {workers}", 0.0)
+            ceilings.copy_bandwidth(workers)
         for index, layer in enumerate(self.layers):
             done = index * len(self.threads)
             tell(f"{layer.name}: oracle", done / count)

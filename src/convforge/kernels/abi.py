@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from functools import cache
+from hashlib import sha256
 
 INPUT = ("x", "x_n", "x_c", "x_h")  # the last axis has unit stride
 OUTPUT = ("out", "out_n", "out_k", "out_h", "out_w")
@@ -17,13 +18,14 @@ GRAD_OUTPUT = ("y", "y_n", "y_k", "y_h")  # the last axis has unit stride
 WEIGHT = ("w", "w_g", "w_k", "w_c", "w_h", "w_w")
 # c and k count the channels of one group; ph and pw pad before and may be negative (a crop)
 GEOMETRY = ("n", "g", "c", "k", "ih", "iw", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw")
-# u, w, v: transformed weight, the weight itself as [g][k][c][9], transformed input, a block's every v_step elements; blocks: of tiles; c_block, k_block: channels at a time, k_block a multiple of ROWS
+# u, w: transformed weight, the weight itself as [g][k][c][9]; v: transformed input, a block's every v_step elements;
+# blocks: of tiles; c_block, k_block: channels at a time, k_block a multiple of ROWS
 _WINOGRAD = (
     *INPUT, "u", "w", "bias", *OUTPUT, "v", "n", "g", "c", "k", "ih", "iw", "oh", "ow", "ph", "pw", "blocks", "v_step",
     "c_block", "k_block",
 )  # fmt: skip
-# of the gradient by the weight: v, w: transformed x and grad_output of one block, s[g][xi][k][c]: sums of their products,
-# with LANES idle elements after each xi
+# of the gradient by the weight. v, w: transformed x and grad_output of one block; s[g][xi][k][c]: sums of their
+# products, with LANES idle elements after each xi
 _WINOGRAD_GRAD = (
     *INPUT, *GRAD_OUTPUT, "v", "w", "s", "out", "out_k", "out_c", "out_h", "out_w", "n", "g", "c", "k", "ih", "iw", "oh",
     "ow", "ph", "pw", "blocks", "block", "channels",
@@ -37,16 +39,25 @@ POOL = (
 )  # fmt: skip
 # pixels from first to end count in a divisor; a divisor that is not 0 is every window's
 DIVISOR = ("h_first", "h_end", "w_first", "w_end", "divisor")
+DEPTHWISE = (*INPUT, *WEIGHT, "w2", "bias", *OUTPUT, *GEOMETRY, "kw2", "pw2", "ow2", "rows", "columns")
+DEPTHWISE_GRAD_WEIGHT = (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "rows", "columns", "parts")
 
 SIGNATURES: dict[str, tuple[str, ...]] = {
     # weight view -> packed[g][ceil(k / ROWS)][c * kh * kw][ROWS], rows past k zero; items: g * ceil(k / ROWS)
     "pack_weight": (*WEIGHT, "packed", "g", "k", "c", "kh", "kw"),
+    # weight view -> packed[g][panels][c * kh * kw][panel's channels]: ceil(k / LANES) vectors of channels in equal panels
+    # of at most VECTORS, channels past k zero; items: g * panels
+    "pack_columns": (*WEIGHT, "packed", "g", "k", "c", "kh", "kw"),
     # out[i] = partial[0][i] + ... + partial[parts - 1][i], pairwise; items: ceil(count / 1024) blocks
     "sum_parts": ("partial", "out", "parts", "count"),
     # out = 0 through its strides; items: n * channels
     "fill_zero": (*OUTPUT, "n", "channels", "oh", "ow"),
-    # items: n * g * ceil(oh * ow / (LANES * VECTORS)) * splits of the k rows; depth: rows of a panel of lowered input
-    "im2col_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "depth", "splits"),
+    # items: n * g * splits of the k rows * panels of LANES * VECTORS pixels, which cover all pixels, or each row of them
+    # by itself (by_rows); depth: rows of lowered input at a time
+    "im2col_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "depth", "splits", "by_rows"),
+    # the same with output channels in the lanes, of weights from pack_columns. items: g * splits of the panels of channels
+    # * n * shares of the pixels
+    "im2col_pixels": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "depth", "splits", "shares"),
     # partial[parts][g][k][c * kh * kw]; items: parts * g * ceil(c * kh * kw / columns); panel: pixels lowered at a time
     "im2col_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "parts", "columns", "panel"),
     # the register tiles on their own, done once an item. c[rows][columns] = bias per row, 0 without, or c itself to
@@ -60,11 +71,13 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "direct_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "splits"),
     # partial[parts][g][k][c * kh * kw]; items: parts * g * ceil(k / ROWS) * ceil(c * kh * kw / VECTORS)
     "direct_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "parts"),
-    # c or k is 1; items: n * g * ceil(oh / rows); columns: output columns whose input is copied at a time. Where ow2 is
-    # not 0, a second convolution of the same input with other columns of taps: their outputs alternate along the rows
-    "depthwise_forward": (*INPUT, *WEIGHT, "w2", "bias", *OUTPUT, *GEOMETRY, "kw2", "pw2", "ow2", "rows", "columns"),
+    # c or k is 1; items: n * g * ceil(oh / rows); columns: output columns whose input is copied at a time. With step the
+    # rows' stride over its common divisor with their dilation, 3x3 is for steps and column strides of 1 or 2 and no
+    # dilation of the columns, forward for steps of 1, strided for others, pair for two convolutions of the same input
+    # with other columns of taps, whose outputs alternate along the rows; ow2 is 0 but for pairs
+    **dict.fromkeys(("depthwise_3x3", "depthwise_forward", "depthwise_strided", "depthwise_pair"), DEPTHWISE),
     # c is 1; partial[parts][g][k][kh * kw]; items: parts * g, a part some of the n * ceil(oh / rows) blocks of rows
-    "depthwise_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "rows", "columns", "parts"),
+    **dict.fromkeys(("depthwise_grad_weight", "depthwise_strided_grad_weight"), DEPTHWISE_GRAD_WEIGHT),
     # items: n * c * ceil(oh / rows) * ceil(ow / columns) blocks, columns innermost; without an address no indices are
     # written, else those of a window must span less than what the dtype counts exactly
     "max_pool_forward": (*INPUT, *OUTPUT[:4], *INDICES, *POOL),
@@ -89,6 +102,11 @@ for _m in (2, 4, 6):
     SIGNATURES[f"winograd_f{_m}_grad_multiply"] = _WINOGRAD_GRAD
     # items: g * k
     SIGNATURES[f"winograd_f{_m}_grad_weight"] = _WINOGRAD_GRAD
+
+
+def fingerprint() -> str:
+    """A hash of the argument lists: compiled modules carry it, so that stale ones are found out and not called."""
+    return sha256(repr(SIGNATURES).encode()).hexdigest()[:16]
 
 
 @cache

@@ -181,7 +181,8 @@ def _deinterleave(program: Shuffles, vectors: list[str]) -> list[str]:
         return [program.pick(vectors, range(j, m * lanes, m)) for j in range(m)]
     result = [""] * m
     for parity in range(2):
-        halves = [program.step(*vectors[j : j + 2], range(parity, 2 * lanes, 2)) for j in range(0, m, 2)]
+        chosen = range(parity, 2 * lanes, 2)
+        halves = [program.step(a, b, chosen) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
         result[parity::2] = _deinterleave(program, halves)
     return result
 
@@ -227,7 +228,7 @@ def scales(t: Transforms) -> list[float]:
 
 
 def python_source(name: str, program: Straight | Shuffles) -> str:
-    """A function from vectors to a tuple of vectors, on the names ``v`` (vocabulary) and, for shuffles, ``i0, i1...``."""
+    """A function from vectors to a tuple of vectors that uses ``v``, the vocabulary, or ``i0, i1...``, the shuffles."""
     if isinstance(program, Straight):
         inputs = program.inputs
         lines = [f"    {step.name} = {_python(step)}" for step in program.steps]
@@ -248,7 +249,7 @@ def _python(step: Step) -> str:
 
 
 def c_header(family: Sequence[Transforms]) -> str:
-    """The C header winograd_transforms.h: for each F(m, 3) of ``family`` the products; (de)interleaving by m, lanes and taps.
+    """The C header winograd_transforms.h: the products of each F(m, 3) of ``family``, and (de)interleaving.
 
     Each function takes m first, a constant at every call, and works on arrays whose indices are all constant, so that
     the compiler keeps them in registers.
@@ -277,8 +278,8 @@ def c_header(family: Sequence[Transforms]) -> str:
     for t in family:
         values = ", ".join(f"(real){scale!r}" for scale in scales(t))
         parts.append(f"static const real winograd_f{t.m}_scales[{t.alpha**2}] = {{{values}}};")
-    cases = "".join(f"m == {t.m} ? winograd_f{t.m}_scales : " for t in family)
-    parts += [f"VEC_FUNCTION const real *winograd_scales(int m) {{ return {cases}0; }}", ""]
+    choice = "".join(f"m == {t.m} ? winograd_f{t.m}_scales : " for t in family)
+    parts += [f"VEC_FUNCTION const real *winograd_scales(int m) {{ return {choice}0; }}", ""]
     return "\n".join(parts)
 
 

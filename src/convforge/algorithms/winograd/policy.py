@@ -118,6 +118,7 @@ def correlate(m: int, r: Correlation, dtype: str, tile: Tile, cut: Blocking) -> 
         "pw": r.padding[1], "blocks": cut.blocks, "v_step": v_step, "c_block": cut.c_block, "k_block": cut.k_block,
     }  # fmt: skip
     items = r.groups * cut.blocks
+    stages: tuple[Stage, ...]
     if cut.c_block:
         stages = (
             Stage(f"winograd_f{m}_input", args, items * _blocks(r.c, cut.c_block)),
@@ -189,7 +190,7 @@ def _rows_elements(m: int, vectors: int, lanes: int, width: int) -> int:
 
 
 def cost(m: int, problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
-    """Products of whole vectors of tiles near the peak, transforms by the vector, the transformed weight by the byte."""
+    """Products of whole vectors of tiles near the peak, transforms by the vector, transformed weights by the byte."""
     assert isinstance(problem, ConvProblem)
     p, tile, itemsize = problem, machine.tile(problem.dtype), np.dtype(problem.dtype).itemsize
     cycle = 4 * tile.lanes / machine.peak(p.dtype)

@@ -8,7 +8,7 @@ or transformed when the net is loaded. The storages in float16, bfloat16 and int
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -49,32 +49,39 @@ def refuses(job: Job) -> str | None:
 
 
 def contenders(job: Job) -> Iterator[Contender]:
-    net = ncnn.Net()
-    for option in dir(net.opt):
-        if option.startswith(("use_fp16", "use_bf16", "use_int8", "use_vulkan")):
-            setattr(net.opt, option, False)
-    net.opt.num_threads = job.threads
-    pools = ncnn.PoolAllocator(), ncnn.PoolAllocator()
-    net.opt.blob_allocator, net.opt.workspace_allocator = pools
-    lines = [str(_MAGIC), "2 2", "Input x 0 1 x", _layer(job.problem), ""]
-    if net.load_param_mem("\n".join(lines)) != 0:
-        raise RuntimeError(f"ncnn does not read {lines[3]!r}")
-    with NamedTemporaryFile() as file:  # it loads weights from files alone
-        file.write(_weights(job))
-        file.flush()
-        if net.load_model(file.name) != 0:
-            raise RuntimeError("ncnn does not take the weights")
-    yield Contender("ncnn", _call(net, _images(job.array("x")), pools), partial(_read, job.problem.n))
+    yield Contender("ncnn", _Net(job), partial(_read, job.problem.n))
 
 
-def _call(net: Any, images: Any, pools: object) -> Callable[[], Any]:
-    def run(keep: object = pools) -> Any:
-        del keep  # the net does not hold its allocators
-        extractor = net.create_extractor()
-        extractor.input(_INPUT, images)
+class _Net:
+    """A net and its image; to call it is to run it."""
+
+    def __init__(self, job: Job) -> None:
+        self._allocators = ncnn.PoolAllocator(), ncnn.PoolAllocator()
+        self._net = net = ncnn.Net()
+        for option in dir(net.opt):
+            if option.startswith(("use_fp16", "use_bf16", "use_int8", "use_vulkan")):
+                setattr(net.opt, option, False)
+        net.opt.num_threads = job.threads
+        net.opt.blob_allocator, net.opt.workspace_allocator = self._allocators
+        lines = [str(_MAGIC), "2 2", "Input x 0 1 x", _layer(job.problem), ""]
+        if net.load_param_mem("\n".join(lines)) != 0:
+            raise RuntimeError(f"ncnn does not read {lines[3]!r}")
+        with NamedTemporaryFile() as file:  # it loads weights from files alone
+            file.write(_weights(job))
+            file.flush()
+            if net.load_model(file.name) != 0:
+                raise RuntimeError("ncnn does not take the weights")
+        self._images = _images(job.array("x"))
+
+    def __call__(self) -> Any:
+        extractor = self._net.create_extractor()
+        extractor.input(_INPUT, self._images)
         return extractor.extract(_OUTPUT)
 
-    return run
+    def __del__(self) -> None:
+        # it does not hold its allocators, and what it packed is theirs
+        self._net.clear()
+        del self._net
 
 
 def _images(x: np.ndarray) -> Any:

@@ -80,7 +80,7 @@ def _model(job: Job) -> Any:
 
 def _node(problem: Problem, inputs: list[str]) -> Any:
     before, after = flat_padding(problem)
-    window = {"kernel_shape": problem.kernel, "strides": problem.stride, "pads": before + after}
+    window: dict[str, Any] = {"kernel_shape": problem.kernel, "strides": problem.stride, "pads": before + after}
     if isinstance(problem, ConvProblem):
         return helper.make_node("Conv", inputs, ["out"], **window, dilations=problem.dilation, group=problem.groups)
     window["ceil_mode"] = int(problem.ceil_mode)

@@ -71,6 +71,7 @@ def roofline(cases: Sequence[Case], contender: str) -> str:
         if start < ridge:
             end = min(peak, ridge * bandwidth) / 1e9
             drawing.line(across(start), up(start * bandwidth / 1e9), across(ridge), up(end), "roof")
+            drawing.text(across(start) + 8, up(start * bandwidth / 1e9) + 12, f"copying {bandwidth / 1e9:.0f} GB/s")
     for (case, score), speed in zip(points, speeds, strict=True):
         tip = f"{_named(case)}: {score.name} {_spent(score)}, {speed:.0f} GFLOP/s"
         drawing.dot(across(case.flops / case.least_bytes), up(speed), score.library, tip)

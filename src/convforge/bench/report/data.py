@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Self
 
+from convforge.bench import neighbours
+
 #: Changes when a reader of older files would go wrong.
 FORMAT = 1
 _ROLES = ("ours", "peer", "variant")
@@ -69,6 +71,8 @@ class Case:
         backend.
     copy_bandwidth
         Bytes per second, read and written, of a large copy.
+    others
+        Share of the machine's cores that other programs used while this was timed; None where nobody knows.
     scores
         Everyone's, ours first.
     """
@@ -81,6 +85,7 @@ class Case:
     least_bytes: int
     peak_flops: float | None
     copy_bandwidth: float
+    others: float | None
     scores: tuple[Score, ...]
 
     @cached_property
@@ -154,6 +159,11 @@ class Report:
     def on(self, threads: int) -> tuple[Case, ...]:
         """The cases of one count of threads."""
         return tuple(each for each in self.cases if each.threads == threads)
+
+    @property
+    def disturbed(self) -> tuple[Case, ...]:
+        """The cases during which other programs used much of the machine."""
+        return tuple(each for each in self.cases if (each.others or 0.0) > neighbours.MUCH)
 
     @property
     def threads(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from convforge.bench import units
 from convforge.bench.families import ALL, FAMILIES
 from convforge.bench.report import charts, summary
 from convforge.bench.report.data import Case, Report, Score
-from convforge.bench.report.text import aim
+from convforge.bench.report.text import aim, disturbance
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2329; --dim: #66707a; --line: #d5dade; --paper: #fff;
@@ -55,6 +55,9 @@ def _about(report: Report) -> Iterator[str]:
     versions += [(escape(name), escape(version)) for name, version in report.peers.items()]
     yield f"<p>{host.get('cpu')}, instruction set {host.get('isa')}, {host.get('cores')} cores, {host.get('system')};"
     yield ", ".join(f"{name} {version}" for name, version in versions) + "</p>"
+    warning = disturbance(report)
+    if warning is not None:
+        yield f"<p class=failed>{escape(warning)}</p>"
     for name, reason in report.missing.items():
         yield f"<p class=failed>missing: {escape(name)}: {escape(reason)}</p>"
     ours = (

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from convforge.bench import units
 from convforge.bench.families import Family
+from convforge.bench.neighbours import MUCH
 from convforge.bench.report import summary
 from convforge.bench.report.data import Case, Report, Score
 from convforge.bench.report.movement import Move, Movement
@@ -28,6 +29,9 @@ def render(report: Report) -> RenderableType:
                 parts += [Text(f"best peer / {contender}, {_threads(threads)}", style="bold"), _families(lines, report)]
         parts += _regrets(cases)
     parts += [Text(line, style="red") for line in _failures(report)]
+    warning = disturbance(report)
+    if warning is not None:
+        parts.append(Text(warning, style="yellow"))
     parts += [Text(f"missing: {name}: {reason}", style="yellow") for name, reason in report.missing.items()]
     parts.append(Text(_footnotes(report), style="dim"))
     return Group(*parts)
@@ -63,7 +67,7 @@ def _layers(cases: Sequence[Case]) -> Table:
     table = _table(columns, {3, 4, 5, 7, 8, 9})
     for case in cases:
         for index, score in enumerate(case.ours):
-            names = (case.layer, case.problem) if index == 0 else ("", "")
+            names = (case.layer, "" if case.problem == case.layer else case.problem) if index == 0 else ("", "")
             table.add_row(*names, *_row(case, score), style=_style(case, score))
     return table
 
@@ -147,6 +151,18 @@ def _failures(report: Report) -> list[str]:
         for score in case.scores
         if score.status == "failed"
     ]
+
+
+def disturbance(report: Report) -> str | None:
+    """A warning, where other programs ran meanwhile."""
+    found = report.disturbed
+    if not found:
+        return None
+    worst = max(found, key=lambda case: case.others or 0.0)
+    return (
+        f"disturbed: other programs used more than {MUCH:.0%} of the machine during {len(found)} of "
+        f"{len(report.cases)} contests, {worst.others:.0%} during {worst.layer} on {_threads(worst.threads)}: don't trust these figures"
+    )
 
 
 def _threads(count: int) -> str:

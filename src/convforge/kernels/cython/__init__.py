@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 
+from convforge.kernels import abi
 from convforge.runtime.machine import machine
 
 
@@ -36,5 +37,9 @@ def available() -> str | None:
 
 @cache
 def _kernels(dtype: str) -> dict[str, int]:
-    kernels: dict[str, int] = import_module(f"{__name__}._{machine().isa}_{dtype}").KERNELS
+    name = f"{__name__}._{machine().isa}_{dtype}"
+    module = import_module(name)
+    if getattr(module, "FINGERPRINT", None) != abi.fingerprint():
+        raise ImportError(f"{name} was built from other sources; build it again", name=name)
+    kernels: dict[str, int] = module.KERNELS
     return kernels

@@ -554,6 +554,99 @@ cdef inline real *depthwise_gather(const depthwise_input *d, const real *w, int6
     return weight
 
 
+cdef inline void depthwise_narrow(int load, int planes, int step, const depthwise_forward_args *a, int64_t begin,
+                                  int64_t end) noexcept nogil:
+    # 3x3 kernels on maps of one vector, or of half a vector: then two planes fill one. Whole planes, nothing is copied:
+    # what a plane costs beside its rows is a good part of small maps.
+    cdef vec sums[3]
+    cdef vec taps[3]
+    cdef vec scale[9]
+    cdef vec lower, upper
+    cdef vec bias = vec_zero()
+    cdef vec_mask masks[6]
+    cdef vec_mask store_masks[2]
+    cdef const real *x[2]
+    cdef const real *p[2]
+    cdef const real *w[2]
+    cdef real *out[2]
+    cdef real bias_2[2]
+    cdef int64_t part = LANES // planes, item, plane, group, line, q, column
+    cdef int flight = 3 if step == 1 else 2, i, j, t
+    for i in range(planes):
+        # lanes of the plane; a plane of the upper half is read and written from half a vector before it
+        store_masks[i] = vec_lanes_between(i * part, i * part + a.ow)
+        for j in range(3):
+            if load == DEPTHWISE_MASKED:
+                column = j - a.pw
+                masks[3 * i + j] = vec_lanes_between(
+                    i * part + max(-column, <int64_t>0), i * part + min(a.iw - column, part)
+                )
+    if load == DEPTHWISE_MASKED_PAIRS:
+        for j in range(4):
+            column = (0 if planes == 2 else j % 2) * LANES + j // 2 * 2 - a.pw
+            masks[j] = vec_lanes_between(-column, a.iw - column)
+    item = begin
+    while item < end:
+        for i in range(planes):
+            plane = min(item + i, end - 1)
+            group = plane % a.g
+            x[i] = <const real *>a.x + plane // a.g * a.x_n + group * a.x_c - a.ph * a.x_h - a.pw
+            out[i] = <real *>a.out + plane // a.g * a.out_n + group * a.out_k - (flight - 1) * a.out_h
+            w[i] = <const real *>a.w + group * a.w_g
+            bias_2[i] = (<const real *>a.bias)[group] if a.bias else 0
+            if load == DEPTHWISE_MASKED:
+                x[i] -= i * part
+            out[i] -= i * part
+        bias = vec_broadcast(bias_2[0])
+        if planes == 2:
+            bias = vec_halves(bias, vec_broadcast(bias_2[1]))
+        for t in range(3):
+            for j in range(3):
+                scale[3 * j + t] = vec_broadcast(w[0][t * a.w_h + j * a.w_w])
+                if planes == 2:
+                    scale[3 * j + t] = vec_halves(scale[3 * j + t], vec_broadcast(w[1][t * a.w_h + j * a.w_w]))
+        line = -a.ph
+        for i in range(flight):
+            sums[i] = vec_zero()
+        for q in range(a.oh + flight - 1):
+            depthwise_age(flight, 1, sums)
+            sums[0] = vec_zero()
+            for t in range(step):
+                if 0 <= line < a.ih:
+                    if load == DEPTHWISE_MASKED:
+                        for j in range(3):
+                            taps[j] = vec_load_masked(x[0] + j, masks[j])
+                            if planes == 2:
+                                taps[j] = taps[j] + vec_load_masked(x[1] + j, masks[3 + j])
+                    else:
+                        # two planes: the even columns of both are those of the two vectors one after the other
+                        p[0] = x[0]
+                        p[1] = x[1] if planes == 2 else x[0] + LANES
+                        lower = vec_load_masked(p[0], masks[0])
+                        upper = vec_load_masked(p[1], masks[1])
+                        taps[0] = vec_even(lower, upper)
+                        taps[1] = vec_odd(lower, upper)
+                        lower = vec_load_masked(p[0] + 2, masks[2])
+                        upper = vec_load_masked(p[1] + 2, masks[3])
+                        taps[2] = vec_even(lower, upper)
+                else:
+                    for j in range(3):
+                        taps[j] = vec_zero()
+                depthwise_row_3(t, 1, step, flight, scale, taps, sums)
+                for i in range(planes):
+                    x[i] += a.x_h
+                line += 1
+                if t == 0:
+                    # an odd number of rows meets the oldest outputs: they are complete
+                    if q >= flight - 1:
+                        for i in range(planes):
+                            if i == 0 or item + 1 < end:
+                                vec_store_masked(out[i], sums[flight - 1] + bias, store_masks[i])
+                    for i in range(planes):
+                        out[i] += a.out_h
+        item += planes
+
+
 cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const depthwise_forward_args *a = <const depthwise_forward_args *>args
     cdef depthwise_input d
@@ -574,10 +667,20 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
     work.out_w = a.out_w
     work.load = DEPTHWISE_WHOLE
     if MASKED_LOADS and d.kh == 3 and d.kw == 3 and d.dw == 1 and d.ow2 == 0:
-        if d.sh == 1 and d.sw == 1:
+        if d.step == 1 and d.sw == 1:
             work.load = DEPTHWISE_MASKED
         elif d.step == 2 and d.sw == 2:
             work.load = DEPTHWISE_MASKED_PAIRS
+    if work.load != DEPTHWISE_WHOLE and a.c * a.k * a.dh * a.out_w == 1 and a.rows >= a.oh and a.ow <= LANES:
+        if a.sw == 1 and 2 * a.ow <= LANES:
+            depthwise_narrow(DEPTHWISE_MASKED, 2, 1, a, begin, end)
+        elif a.sw == 1:
+            depthwise_narrow(DEPTHWISE_MASKED, 1, 1, a, begin, end)
+        elif 2 * a.ow <= LANES:
+            depthwise_narrow(DEPTHWISE_MASKED_PAIRS, 2, 2, a, begin, end)
+        else:
+            depthwise_narrow(DEPTHWISE_MASKED_PAIRS, 1, 2, a, begin, end)
+        return
     if work.load != DEPTHWISE_WHOLE:
         # lines outside of the input
         for i in range(ceil_div(d.reach, LANES) + DEPTHWISE_STRIP):

@@ -59,6 +59,132 @@ cdef void gemm_rows(
         outer_tile(1, depth, a, b, ldb, c, ldc, bias, rows, columns, accumulate)
 
 
+cdef inline void table_tile(
+    int tile_rows, int vectors, int64_t depth, const real *a, const real *b, const int64_t *offsets, real *c,
+    int64_t ldc, const real *bias, int64_t rows, int64_t columns, bint accumulate,
+) noexcept nogil:
+    cdef vec sums[ROWS][VECTORS]
+    cdef vec row[VECTORS]
+    cdef vec scale
+    cdef const real *source
+    cdef real *target
+    cdef int i, j
+    cdef int64_t p, tail = columns - (vectors - 1) * LANES
+    for i in range(tile_rows):
+        for j in range(vectors):
+            sums[i][j] = vec_zero()
+    for p in range(depth):
+        source = b + offsets[p]
+        for j in range(vectors):
+            row[j] = vec_load(source + j * LANES)
+        for i in range(tile_rows):
+            scale = vec_broadcast(a[i])
+            for j in range(vectors):
+                sums[i][j] = vec_fma(scale, row[j], sums[i][j])
+        a += ROWS
+    if accumulate:
+        for i in range(tile_rows):
+            if i < rows:
+                target = c + i * ldc
+                for j in range(vectors - 1):
+                    vec_store(target + j * LANES, sums[i][j] + vec_load(target + j * LANES))
+                target += (vectors - 1) * LANES
+                vec_store_partial(target, sums[i][vectors - 1] + vec_load_partial(target, tail), tail)
+        return
+    for i in range(tile_rows):
+        if i < rows:
+            target = c + i * ldc
+            scale = vec_zero() if bias == NULL else vec_broadcast(bias[i])
+            for j in range(vectors - 1):
+                vec_store(target + j * LANES, sums[i][j] + scale)
+            vec_store_partial(target + (vectors - 1) * LANES, sums[i][vectors - 1] + scale, tail)
+
+
+cdef void gemm_table(
+    int64_t depth, const real *a, const real *b, const int64_t *offsets, real *c, int64_t ldc, const real *bias,
+    int64_t rows, int64_t columns, bint accumulate,
+) noexcept nogil:
+    """The same, row p of the right-hand side being at b + offsets[p]; few rows take a tile of half as many."""
+    if rows > ROWS // 2:
+        if columns > 2 * LANES:
+            table_tile(ROWS, 3, depth, a, b, offsets, c, ldc, bias, rows, columns, accumulate)
+        elif columns > LANES:
+            table_tile(ROWS, 2, depth, a, b, offsets, c, ldc, bias, rows, columns, accumulate)
+        else:
+            table_tile(ROWS, 1, depth, a, b, offsets, c, ldc, bias, rows, columns, accumulate)
+    elif columns > 2 * LANES:
+        table_tile(ROWS // 2, 3, depth, a, b, offsets, c, ldc, bias, rows, columns, accumulate)
+    elif columns > LANES:
+        table_tile(ROWS // 2, 2, depth, a, b, offsets, c, ldc, bias, rows, columns, accumulate)
+    else:
+        table_tile(ROWS // 2, 1, depth, a, b, offsets, c, ldc, bias, rows, columns, accumulate)
+
+
+cdef inline void pixel_tile(
+    int tile_rows, int vectors, int64_t depth, const real *a, const int64_t *starts, const int64_t *offsets,
+    const real *b, real *c, int64_t rows, bint accumulate,
+) noexcept nogil:
+    cdef vec sums[ROWS][VECTORS]
+    cdef vec row[VECTORS]
+    cdef const real *sources[ROWS]
+    cdef vec scale
+    cdef int i, j
+    cdef int64_t p, offset
+    # rows past the edge repeat the last one, and their sums are dropped
+    for i in range(tile_rows):
+        sources[i] = a + starts[min(<int64_t>i, rows - 1)]
+        for j in range(vectors):
+            sums[i][j] = vec_zero()
+    for p in range(depth):
+        offset = offsets[p]
+        for j in range(vectors):
+            row[j] = vec_load(b + j * LANES)
+        for i in range(tile_rows):
+            scale = vec_broadcast(sources[i][offset])
+            for j in range(vectors):
+                sums[i][j] = vec_fma(scale, row[j], sums[i][j])
+        b += vectors * LANES
+    for i in range(tile_rows):
+        if i < rows:
+            for j in range(vectors):
+                vec_store(
+                    c + i * COLUMNS + j * LANES,
+                    sums[i][j] + vec_load(c + i * COLUMNS + j * LANES) if accumulate else sums[i][j],
+                )
+
+
+cdef inline void pixel_tile_by_rows(
+    int vectors, int64_t depth, const real *a, const int64_t *starts, const int64_t *offsets, const real *b, real *c,
+    int64_t rows, bint accumulate,
+) noexcept nogil:
+    if rows >= ROWS:
+        pixel_tile(ROWS, vectors, depth, a, starts, offsets, b, c, rows, accumulate)
+    elif rows == ROWS - 1:
+        pixel_tile(ROWS - 1, vectors, depth, a, starts, offsets, b, c, rows, accumulate)
+    elif ROWS > 4 and rows == 6:
+        pixel_tile(6 if ROWS > 4 else ROWS, vectors, depth, a, starts, offsets, b, c, rows, accumulate)
+    elif ROWS > 4 and rows == 5:
+        pixel_tile(5 if ROWS > 4 else ROWS, vectors, depth, a, starts, offsets, b, c, rows, accumulate)
+    else:
+        pixel_tile(ROWS // 2, vectors, depth, a, starts, offsets, b, c, rows, accumulate)
+
+
+cdef void gemm_pixels(
+    int64_t vectors, int64_t depth, const real *a, const int64_t *starts, const int64_t *offsets, const real *b,
+    real *c, int64_t rows, bint accumulate,
+) noexcept nogil:
+    """c[rows][COLUMNS] = sum over p of a[starts[row] + offsets[p]] * b[p][column], plus c itself to accumulate.
+
+    ``b`` is [depth][vectors * LANES], and as many columns of c are written; ``rows`` is at most ROWS.
+    """
+    if vectors == 3:
+        pixel_tile_by_rows(3, depth, a, starts, offsets, b, c, rows, accumulate)
+    elif vectors == 2:
+        pixel_tile_by_rows(2, depth, a, starts, offsets, b, c, rows, accumulate)
+    else:
+        pixel_tile_by_rows(1, depth, a, starts, offsets, b, c, rows, accumulate)
+
+
 cdef inline void dot_block(
     int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc, int64_t rows,
     int64_t columns,

@@ -17,11 +17,14 @@ cdef size_t address(kernel_function kernel):
     return <size_t>kernel
 
 
+FINGERPRINT = ABI_FINGERPRINT.decode()
 KERNELS = {
     "pack_weight": address(pack_weight),
+    "pack_columns": address(pack_columns),
     "sum_parts": address(sum_parts),
     "fill_zero": address(fill_zero),
     "im2col_forward": address(im2col_forward),
+    "im2col_pixels": address(im2col_pixels),
     "im2col_grad_weight": address(im2col_grad_weight),
     "winograd_f2_weight": address(winograd_f2_weight),
     "winograd_f2_forward": address(winograd_f2_forward),
@@ -49,8 +52,12 @@ KERNELS = {
     "peak": address(peak),
     "direct_forward": address(direct_forward),
     "direct_grad_weight": address(direct_grad_weight),
+    "depthwise_3x3": address(depthwise_forward),
     "depthwise_forward": address(depthwise_forward),
+    "depthwise_strided": address(depthwise_forward),
+    "depthwise_pair": address(depthwise_forward),
     "depthwise_grad_weight": address(depthwise_grad_weight),
+    "depthwise_strided_grad_weight": address(depthwise_grad_weight),
     "max_pool_forward": address(max_pool_forward),
     "max_pool_backward": address(max_pool_backward),
     "avg_pool_forward": address(avg_pool_forward),

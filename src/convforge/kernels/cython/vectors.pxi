@@ -38,6 +38,7 @@ cdef extern from "vectors.h" nogil:
     vec vec_odd(vec a, vec b)
     vec vec_low(vec a, vec b)
     vec vec_high(vec a, vec b)
+    vec vec_halves(vec a, vec b)
 
 
 cdef inline int64_t ceil_div(int64_t total, int64_t size) noexcept nogil:

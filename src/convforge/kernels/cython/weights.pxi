@@ -1,25 +1,83 @@
 # Weights packed for the register tile, partial weight gradients added up, and outputs that no tap reaches.
 
+cdef inline void transpose(int rows, vec *block) noexcept nogil:
+    """rows x LANES becomes LANES x rows, both row after row in the vectors: log2(rows) perfect shuffles."""
+    cdef vec mixed[LANES + ROWS]
+    cdef int i, done = 1
+    while done < rows:
+        for i in range(rows // 2):
+            mixed[2 * i] = vec_low(block[i], block[i + rows // 2])
+            mixed[2 * i + 1] = vec_high(block[i], block[i + rows // 2])
+        for i in range(rows):
+            block[i] = mixed[i]
+        done *= 2
+
+
+cdef inline void pack_block(
+    int tile_rows, const real *w, int64_t w_k, int64_t w_c, int64_t w_h, int64_t w_w, int64_t c, int64_t kh, int64_t kw,
+    int64_t rows, real *packed, int64_t pitch,
+) noexcept nogil:
+    """packed[c * kh * kw][pitch], of which tile_rows channels are written: those from ``rows`` on are zero."""
+    cdef vec block[LANES + ROWS]
+    cdef real rest[(LANES + ROWS) * LANES]
+    cdef int64_t p = 0, taps = c * kh * kw, i, j, channel, row
+    cdef int r
+    cdef const real *tap
+    if (kw == 1 or w_w == 1) and (kh == 1 or w_h == kw) and (c == 1 or w_c == kh * kw):
+        # each channel's taps lie in one piece
+        while p < taps:
+            for r in range(tile_rows):
+                block[r] = vec_load_partial(w + r * w_k + p, taps - p) if r < rows else vec_zero()
+            transpose(tile_rows, block)
+            if pitch == tile_rows and p + LANES <= taps:
+                for r in range(tile_rows):
+                    vec_store(packed + p * tile_rows + r * LANES, block[r])
+            else:
+                for r in range(tile_rows):
+                    vec_store(rest + r * LANES, block[r])
+                for i in range(min(taps - p, <int64_t>LANES)):
+                    for row in range(tile_rows):
+                        packed[(p + i) * pitch + row] = rest[i * tile_rows + row]
+            p += LANES
+        return
+    for channel in range(c):
+        for i in range(kh):
+            for j in range(kw):
+                tap = w + channel * w_c + i * w_h + j * w_w
+                for row in range(rows):
+                    packed[row] = tap[row * w_k]
+                for row in range(rows, tile_rows):
+                    packed[row] = 0
+                packed += pitch
+
+
 cdef void pack_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const pack_weight_args *a = <const pack_weight_args *>args
-    cdef int64_t blocks = ceil_div(a.k, ROWS)
-    cdef int64_t item, first, rows, c, i, j, row
-    cdef const real *source
-    cdef const real *tap
-    cdef real *packed = <real *>a.packed + begin * a.c * a.kh * a.kw * ROWS
+    cdef int64_t blocks = ceil_div(a.k, ROWS), item, first
     for item in range(begin, end):
         first = item % blocks * ROWS
-        rows = min(a.k - first, <int64_t>ROWS)
-        source = <const real *>a.w + item // blocks * a.w_g + first * a.w_k
-        for c in range(a.c):
-            for i in range(a.kh):
-                for j in range(a.kw):
-                    tap = source + c * a.w_c + i * a.w_h + j * a.w_w
-                    for row in range(rows):
-                        packed[row] = tap[row * a.w_k]
-                    for row in range(rows, ROWS):
-                        packed[row] = 0
-                    packed += ROWS
+        pack_block(
+            ROWS, <const real *>a.w + item // blocks * a.w_g + first * a.w_k, a.w_k, a.w_c, a.w_h, a.w_w, a.c, a.kh,
+            a.kw, min(a.k - first, <int64_t>ROWS), <real *>a.packed + item * a.c * a.kh * a.kw * ROWS, ROWS,
+        )
+
+
+cdef void pack_columns(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    cdef const pack_columns_args *a = <const pack_columns_args *>args
+    cdef int64_t vectors = ceil_div(a.k, LANES), panels = ceil_div(vectors, VECTORS), taps = a.c * a.kh * a.kw
+    cdef int64_t item, first, last, panel, vector
+    cdef real *packed
+    for item in range(begin, end):
+        panel = item % panels
+        first = vectors * panel // panels
+        last = vectors * (panel + 1) // panels
+        packed = <real *>a.packed + (item // panels * vectors + first) * taps * LANES
+        for vector in range(first, last):
+            pack_block(
+                LANES, <const real *>a.w + item // panels * a.w_g + vector * LANES * a.w_k, a.w_k, a.w_c, a.w_h, a.w_w,
+                a.c, a.kh, a.kw, min(a.k - vector * LANES, <int64_t>LANES), packed + (vector - first) * LANES,
+                (last - first) * LANES,
+            )
 
 
 cdef void sum_parts(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:

@@ -5,9 +5,10 @@
 # last two where the next tile of the same tile row begins. A block is split into panels of at most VECTORS vectors,
 # the register tile's width. With alpha = m + 2 and xi = 0 .. alpha^2 - 1:
 #
-#   v[panel][xi][c][tiles]             transformed input; LANES idle elements after each xi spread them over cache sets
-#   u[k block][xi][part of c][k / ROWS][c][ROWS]  transformed weight, in the order of its use; parts of about WINOGRAD_DEPTH
-#   p[panel][k][xi][tiles]             products, of one block of output channels
+#   v[panel][xi][c][tiles]  transformed input; LANES idle elements after each xi spread them over cache sets
+#   u[k block][xi][part of c][k / ROWS][c][ROWS]
+#                           transformed weight, in the order of its use; parts of at most WINOGRAD_DEPTH channels
+#   p[panel][k][xi][tiles]  products, of one block of output channels
 #
 # m is a constant in each kernel; the constant products and the shuffles by m come from winograd_transforms.h.
 
@@ -317,7 +318,9 @@ cdef inline real *winograd_nth_input(int m, const winograd_args *a, int64_t g, i
     return <real *>a.v + (g * a.blocks + block) * a.v_step
 
 
-cdef inline void winograd_forward(int m, const winograd_args *a, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+cdef inline void winograd_forward(
+    int m, const winograd_args *a, char *scratch, int64_t begin, int64_t end
+) noexcept nogil:
     cdef real *v = <real *>scratch
     cdef real *p
     cdef real *rest
@@ -524,9 +527,12 @@ cdef inline void winograd_grad_transform(
 cdef inline void winograd_pack(
     int size, const real *source, int64_t pitch, int64_t vectors, int64_t rows, real *to, int64_t width
 ) noexcept nogil:
-    """to[tile][row] = source[row][tile] for ``size`` rows, zero past ``rows``; ``width`` is the pitch of ``to``."""
-    cdef vec d[LANES]
-    cdef vec o[LANES]
+    """to[tile][row] = source[row][tile] for ``size`` rows, zero past ``rows``.
+
+    ``width`` is the pitch of ``to``: ``size`` itself unless that is LANES.
+    """
+    cdef vec d[16]
+    cdef vec o[16]
     cdef int64_t group
     cdef int i
     for group in range(vectors):
@@ -534,7 +540,7 @@ cdef inline void winograd_pack(
             d[i] = vec_load(source + i * pitch + group * LANES) if i < rows else vec_zero()
         winograd_interleave(size, d, o)
         for i in range(size):
-            vec_store(to + (group * LANES + i * LANES // size) * width, o[i])
+            vec_store(to + (group * LANES + i * LANES // size) * width + i * LANES % size, o[i])
 
 
 cdef inline void winograd_grad_multiply(

@@ -300,45 +300,164 @@ def _three_taps(target: Target, vectors: int, load: int) -> Callable[..., list[s
     return taps
 
 
-def _passes(target: Target) -> Inner:
-    """Make ``run(kh, vectors, step, pair, load, s)``: the pass for these numbers."""
+def _passes(target: Target, shapes: list[tuple[int, int]], *, pair: bool = False) -> Inner:
+    """Make ``run(kh, vectors, step, load, s)``: the pass for these numbers; ``shapes`` lists steps and numbers of rows."""
     names = {}
-    lines = ["def run(kh, vectors, step, pair, load, s):"]
-
-    def case(test: str, kh: int, vectors: int, step: int, load: int | None = None, pair: bool = False) -> None:
-        name = f"roll{len(names)}"
-        taps = _any_taps(target, kh, vectors) if load is None else _three_taps(target, vectors, load)
-        names[name] = _roll(target, kh, vectors, step, taps, pair)
-        lines.extend([f"    if {test} and vectors == {vectors}:", f"        return {name}(s)"])
-
-    if _masked_loads(target):
-        for vectors in (4, 2, 1):
-            case(f"load == {_MASKED}", 3, vectors, 1, _MASKED)
-        for vectors in (2, 1):
-            case(f"load == {_MASKED_PAIRS}", 3, vectors, 2, _MASKED_PAIRS)
+    lines = ["def run(kh, vectors, step, load, s):"]
     for vectors in (2, 1):
-        for kh in (3, 2, 1):
-            case(f"pair and kh == {kh}", kh, vectors, 1, pair=True)
-        for step in (1, 2):
-            case(f"step == {step} and kh == 3 and s.kw == 3", 3, vectors, step, _WHOLE)
-        for kh in (7, 5, 3, 2, 1):
-            case(f"step == 1 and kh == {kh}", kh, vectors, 1)
-        for kh in (7, 5, 3):
-            case(f"step == 2 and kh == {kh}", kh, vectors, 2)
-        for kh in (3, 2, 1):
-            case(f"kh == {kh}", kh, vectors, 0)
+        for step, kh in shapes:
+            name = f"roll_{step}_{kh}_{vectors}"
+            names[name] = _roll(target, kh, vectors, step, _any_taps(target, kh, vectors), pair)
+            test = f"vectors == {vectors} and kh == {kh}" + (f" and step == {step}" if step else "")
+            lines += [f"    if {test}:", f"        return {name}(s)"]
     return target.call(define("run", lines, **names))
 
 
+def _passes_3(target: Target) -> Inner:
+    """Make ``run(kh, vectors, step, load, s)`` for 3x3 kernels."""
+    names = {}
+    lines = ["def run(kh, vectors, step, load, s):"]
+    loads = [(1, _WHOLE, (2, 1)), (2, _WHOLE, (2, 1))]
+    if _masked_loads(target):
+        loads = [(1, _MASKED, (4, 2, 1)), (2, _MASKED_PAIRS, (2, 1))]
+    for step, load, widths in loads:
+        for vectors in widths:
+            name = f"roll_{step}_{vectors}"
+            names[name] = _roll(target, 3, vectors, step, _three_taps(target, vectors, load))
+            lines += [f"    if step == {step} and vectors == {vectors}:", f"        return {name}(s)"]
+    return target.call(define("run", lines, **names))
+
+
+def _narrow(target: Target, f: Any, planes: int, step: int) -> Inner:
+    """Make ``narrow(args, begin, end)``: 3x3 kernels on maps of one vector, or of half a vector: then two planes fill one.
+
+    Whole planes, nothing is copied: what a plane costs beside its rows is a good part of small maps.
+    """
+    v = target.v
+    lanes = v.lanes
+    part = lanes // planes
+    flight = 3 if step == 1 else 2
+    halves = v.shuffle(tuple([*range(part), *range(lanes + part, 2 * lanes)]))
+    swap = v.shuffle(tuple((lane + part) % lanes for lane in range(lanes)))
+
+    @target.jit
+    def window(p, first, column, iw):  # type: ignore[no-untyped-def]
+        # columns `column` on, in the lanes from `first` on of a plane's part
+        return v.load_window(p, first + max(-column, 0), first + min(iw - column, part))
+
+    @target.jit
+    def row(p, column, iw):  # type: ignore[no-untyped-def]
+        return v.load_window(p, -column, iw - column)
+
+    def both(first: str, second: str) -> str:
+        return f"halves({first}, {second})" if planes == 2 else first
+
+    every = range(planes)
+    lines = ["def narrow(args, begin, end):"]
+    for name in ("g", "ih", "iw", "oh", "ow", "ph", "pw", "x_n", "x_c", "x_h", "out_n", "out_k", "out_h", "w_g", "w_h", "w_w"):
+        lines += [f"    {name} = args[{getattr(f, name)}]"]
+    lines += [f"    for item in range(begin, end, {planes}):"]
+    for i in every:
+        lines += [f"        plane = min(item + {i}, end - 1)", "        image = plane // g", "        group = plane - image * g"]
+        # a plane of the upper half is read from half a vector before it
+        ahead = i * part if step == 1 else 0
+        lines += [f"        x{i} = v.advance(v.pointer(args[{f.x}]), image * x_n + group * x_c - ph * x_h - pw - {ahead})"]
+        at = f"image * out_n + group * out_k - {flight - 1} * out_h"
+        lines += [f"        out{i} = v.advance(v.pointer(args[{f.out}]), {at})"]
+        lines += [f"        w = v.advance(v.pointer(args[{f.w}]), group * w_g)"]
+        lines += [f"        k{i}_{t}{j} = v.broadcast(w[{t} * w_h + {j} * w_w])" for t in range(3) for j in range(3)]
+        lines += [f"        bias{i} = v.broadcast(v.pointer(args[{f.bias}])[group]) if args[{f.bias}] != 0 else v.zero()"]
+    lines += [f"        bias = {both('bias0', 'bias1')}"]
+    lines += [f"        k{t}{j} = {both(f'k0_{t}{j}', f'k1_{t}{j}')}" for t in range(3) for j in range(3)]
+    lines += [f"        s{age} = v.zero()" for age in range(flight)]
+    lines += ["        line = -ph", f"        for q in range(oh + {flight - 1}):"]
+    lines += [f"            s{age} = s{age - 1}" for age in range(flight - 1, 0, -1)]
+    lines += ["            s0 = v.zero()"]
+    for u in range(step):
+        lines += ["            if line >= 0 and line < ih:"]
+        if step == 1:
+            for j in range(3):
+                loads = [f"window(v.advance(x{i}, {j}), {i * part}, {j} - pw, iw)" for i in every]
+                lines += [f"                a{j} = {' + '.join(loads)}"]
+        else:
+            # two planes: the even columns of both are those of the two vectors one after the other
+            second, at = ("x1", 0) if planes == 2 else ("x0", lanes)
+            for j in (0, 2):
+                lines += [f"                lower = row(v.advance(x0, {j}), {j} - pw, iw)"]
+                lines += [f"                upper = row(v.advance({second}, {j + at}), {j + at} - pw, iw)"]
+                lines += [f"                a{j} = v.even(lower, upper)"]
+                if j == 0:
+                    lines += ["                a1 = v.odd(lower, upper)"]
+        lines += ["            else:", "                a0, a1, a2 = v.zero(), v.zero(), v.zero()"]
+        for age in range(flight):
+            if age * step + u < 3:
+                for j in range(3):
+                    lines += [f"            s{age} = v.fma(k{age * step + u}{j}, a{j}, s{age})"]
+        lines += [f"            x{i} = v.advance(x{i}, x_h)" for i in every]
+        lines += ["            line += 1"]
+        if u == 0:
+            # an odd number of rows meets the oldest outputs: they are complete
+            lines += [f"            if q >= {flight - 1}:", f"                done = s{flight - 1} + bias"]
+            lines += ["                v.store_partial(out0, done, ow)"]
+            if planes == 2:
+                lines += ["                if item + 1 < end:", "                    v.store_partial(out1, swap(done, done), ow)"]
+            lines += [f"            out{i} = v.advance(out{i}, out_h)" for i in every]
+    return target.call(define("narrow", lines, v=v, window=window, row=row, halves=halves, swap=swap))
+
+
+def depthwise_3x3(target: Target) -> Callable[..., None]:
+    """3x3 kernels, of strides 1 and 2."""
+    f = abi.fields("depthwise_3x3")
+    if not _masked_loads(target):
+        return _forward(target, _passes_3(target), (_WHOLE, _WHOLE))
+    wide = _forward(target, _passes_3(target), (_MASKED, _MASKED_PAIRS))
+    lanes = target.lanes
+    halves_1, whole_1, halves_2, whole_2 = (_narrow(target, f, planes, step) for step in (1, 2) for planes in (2, 1))
+    wide = target.call(wide)
+
+    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+        ow = args[f.ow]
+        if args[f.c] * args[f.k] * args[f.dh] * args[f.out_w] != 1 or args[f.rows] < args[f.oh] or ow > lanes:
+            wide(args, scratch, begin, end)
+        elif args[f.sw] == 1 and 2 * ow <= lanes:
+            halves_1(args, begin, end)
+        elif args[f.sw] == 1:
+            whole_1(args, begin, end)
+        elif 2 * ow <= lanes:
+            halves_2(args, begin, end)
+        else:
+            whole_2(args, begin, end)
+
+    return kernel
+
+
 def depthwise_forward(target: Target) -> Callable[..., None]:
-    """Blocks of output rows of one group: panels of columns, strips of a panel, passes over a strip."""
+    """Kernels of any size whose rows have a step of 1."""
+    return _forward(target, _passes(target, [(1, kh) for kh in (7, 5, 3, 2, 1)]))
+
+
+def depthwise_strided(target: Target) -> Callable[..., None]:
+    """Kernels of any size and step."""
+    return _forward(target, _passes(target, [(2, kh) for kh in (7, 5, 3)] + [(0, kh) for kh in (3, 2, 1)]))
+
+
+def depthwise_pair(target: Target) -> Callable[..., None]:
+    """Pairs of convolutions, whose rows have a step of 1."""
+    return _forward(target, _passes(target, [(1, kh) for kh in (3, 2, 1)], pair=True))
+
+
+def _forward(target: Target, run: Inner, loads: tuple[int, int] = (_WHOLE, _WHOLE)) -> Callable[..., None]:
+    """Blocks of output rows of one group: panels of columns, strips of a panel, passes over a strip.
+
+    ``loads`` says how the taps of a row are loaded where the columns' stride is 1 and where it is 2.
+    """
     v = target.v
     lanes = v.lanes
     f = abi.fields("depthwise_forward")
-    up, aligned, chunk, run = ceiling(target), _aligned(target), _chunk(target), _passes(target)
+    up, aligned, chunk = ceiling(target), _aligned(target), _chunk(target)
     prepare, next_panel = _prepare(target, f, True), _next_panel(target)
-    masked_loads = _masked_loads(target)
     strip_lanes = _STRIP * lanes
+    load_1, load_2 = loads
 
     @target.call
     def strip_rows(d, panel, load, column, vectors, weight, weight2, out, out_h, out_w, top, rows, bias, buffer):  # type: ignore[no-untyped-def]
@@ -360,7 +479,7 @@ def depthwise_forward(target: Target) -> Callable[..., None]:
                     at = c * panel.plane + (phase * d.sh + i * d.dh) * panel.row
                     at += column if load == _WHOLE else column * d.sw
                     run(
-                        kh, vectors, d.step, pair, load,
+                        kh, vectors, d.step, load,
                         _Strip(
                             v.advance(panel.first, at), d.dh * panel.row, d.apart * d.sh * panel.row, count,
                             panel.offsets, d.kw, d.kw2, w, w2, buffer, begun, to if last else buffer,
@@ -403,12 +522,7 @@ def depthwise_forward(target: Target) -> Callable[..., None]:
         buffer = v.pointer(scratch + aligned(2 * (kw + kw2) * 8))
         weights = v.advance(buffer, buffer_count)
         weights2 = v.advance(weights, k * c * kh * kw)
-        load = _WHOLE
-        if masked_loads and kh == 3 and kw == 3 and d.dw == 1 and d.ow2 == 0:
-            if d.sh == 1 and d.sw == 1:
-                load = _MASKED
-            elif d.step == 2 and d.sw == 2:
-                load = _MASKED_PAIRS
+        load = load_1 if d.sw == 1 else load_2
         if load != _WHOLE:
             # lines outside of the input
             for i in range(up(d.reach, lanes) + _STRIP):
@@ -491,11 +605,10 @@ def _dot_roll(target: Target, th: int, tw: int, step: int, partial: bool) -> Inn
     return target.call(define("roll", lines, v=v))
 
 
-def _dot_passes(target: Target) -> Inner:
-    """Make ``run(th, tw, step, s)``: the pass for these numbers."""
+def _dot_passes(target: Target, shapes: list[tuple[int, int]]) -> Inner:
+    """Make ``run(th, tw, step, s)``: the pass for these numbers; ``shapes`` lists steps and numbers of rows."""
     names = {}
     lines = ["def run(th, tw, step, s):"]
-    shapes = [(1, th) for th in (7, 5, 3, 2, 1)] + [(2, th) for th in (7, 5, 3)] + [(0, th) for th in (3, 2, 1)]
     for partial in (True,) if _masked_loads(target) else (False, True):
         for step, th in shapes:
             for tw in {7: (1,), 5: (2, 1)}.get(th, (3, 1)):
@@ -508,11 +621,21 @@ def _dot_passes(target: Target) -> Inner:
 
 
 def depthwise_grad_weight(target: Target) -> Callable[..., None]:
+    """Weight gradients of kernels whose rows have a step of 1."""
+    return _grad_weight(target, [(1, th) for th in (7, 5, 3, 2, 1)])
+
+
+def depthwise_strided_grad_weight(target: Target) -> Callable[..., None]:
+    """Weight gradients of kernels of any step."""
+    return _grad_weight(target, [(2, th) for th in (7, 5, 3)] + [(0, th) for th in (3, 2, 1)])
+
+
+def _grad_weight(target: Target, shapes: list[tuple[int, int]]) -> Callable[..., None]:
     """A vector of sums for each tap of a group, over a part's blocks of output rows."""
     v = target.v
     lanes = v.lanes
     f = abi.fields("depthwise_grad_weight")
-    up, aligned, chunk, run = ceiling(target), _aligned(target), _chunk(target), _dot_passes(target)
+    up, aligned, chunk, run = ceiling(target), _aligned(target), _chunk(target), _dot_passes(target, shapes)
     prepare, next_panel = _prepare(target, f, False), _next_panel(target)
 
     @target.jit

@@ -69,6 +69,114 @@ def gemm_rows(target: Target) -> Inner:
     return target.jit(define("gemm_rows", lines, **names))
 
 
+def gemm_table(target: Target) -> Inner:
+    """Make ``gemm_table(depth, a, b, offsets, c, ldc, bias, rows, columns, accumulate)``.
+
+    The same, row p of the right-hand side being at ``b + offsets[p]``; few rows take a tile of half as many.
+    """
+    lanes, vectors = target.lanes, range(1, target.vectors + 1)
+    half = target.rows // 2
+    names = {f"tile{n}_{j}": _table_tile(target, n, j) for n in (target.rows, half) for j in vectors}
+    lines = ["def gemm_table(depth, a, b, offsets, c, ldc, bias, rows, columns, accumulate):"]
+    for n, condition in ((target.rows, f"rows > {half}"), (half, "True")):
+        for j in reversed(vectors):
+            lines += [f"    if {condition} and columns > {(j - 1) * lanes}:"]
+            lines += [f"        return tile{n}_{j}(depth, a, b, offsets, c, ldc, bias, rows, columns, accumulate)"]
+    return target.jit(define("gemm_table", lines, **names))
+
+
+def _table_tile(target: Target, tile_rows: int, vectors: int) -> Inner:
+    v = target.v
+    rows, columns = range(tile_rows), range(vectors)
+    last = vectors - 1
+
+    @target.jit
+    def start(c, n, accumulate, bias):
+        return v.load_partial(c, n) if accumulate else bias
+
+    lines = ["def table_tile(depth, a, b, offsets, c, ldc, bias, rows, columns, accumulate):"]
+    lines += [f"    s{i}_{j} = v.zero()" for i in rows for j in columns]
+    lines += ["    for p in range(depth):"]
+    lines += ["        source = v.advance(b, offsets[p])"]
+    lines += [f"        b{j} = v.load(source, {j * v.lanes})" for j in columns]
+    for i in rows:
+        lines += [f"        scale = v.broadcast(a[{i}])"]
+        lines += [f"        s{i}_{j} = v.fma(scale, b{j}, s{i}_{j})" for j in columns]
+    lines += [f"        a = v.advance(a, {target.rows})"]
+    lines += ["    biases = v.pointer(bias)"]
+    for i in rows:
+        lines += [f"    if {i} < rows:"]
+        lines += [f"        row = v.advance(c, {i} * ldc)"]
+        lines += [f"        init = v.broadcast(biases[{i}]) if bias != 0 else v.zero()"]
+        for j in columns:
+            lines += [f"        to = v.advance(row, {j * v.lanes})"]
+            if j < last:
+                lines += [f"        v.store(to, 0, s{i}_{j} + (v.load(to, 0) if accumulate else init))"]
+            else:
+                lines += [f"        n = columns - {j * v.lanes}"]
+                lines += [f"        v.store_partial(to, s{i}_{j} + start(to, n, accumulate, init), n)"]
+    return target.call(define("table_tile", lines, v=v, start=start))
+
+
+def gemm_pixels(target: Target) -> Inner:
+    """Make ``gemm_pixels(vectors, depth, a, starts, offsets, b, c, rows, accumulate)``.
+
+    c[rows][COLUMNS] = sum over p of a[starts[row] + offsets[p]] * b[p][column], plus c itself to accumulate. ``b`` is
+    [depth][vectors * LANES], and as many columns of c are written; ``rows`` is at most ROWS.
+    """
+    vectors = range(1, target.vectors + 1)
+    # fewer rows than half of the most take the tile of half as many
+    heights = range(target.rows // 2, target.rows + 1)
+    names = {f"tile{n}_{j}": _pixel_tile(target, n, j) for n in heights for j in vectors}
+    lines = ["def gemm_pixels(vectors, depth, a, starts, offsets, b, c, rows, accumulate):"]
+    for j in reversed(vectors):
+        for n in reversed(heights):
+            least = 0 if n == heights[0] else n
+            lines += [f"    if vectors >= {j} and rows >= {least}:"]
+            lines += [f"        return tile{n}_{j}(depth, a, starts, offsets, b, c, rows, accumulate)"]
+    return target.jit(define("gemm_pixels", lines, **names))
+
+
+def _pixel_tile(target: Target, tile_rows: int, vectors: int) -> Inner:
+    v = target.v
+    rows, columns = range(tile_rows), range(vectors)
+    lines = ["def pixel_tile(depth, a, starts, offsets, b, c, rows, accumulate):"]
+    # rows past the edge repeat the last one, and their sums are dropped
+    lines += [f"    a{i} = v.advance(a, starts[min({i}, rows - 1)])" for i in rows]
+    lines += [f"    s{i}_{j} = v.zero()" for i in rows for j in columns]
+    lines += ["    for p in range(depth):"]
+    lines += ["        offset = offsets[p]"]
+    lines += [f"        b{j} = v.load(b, {j * v.lanes})" for j in columns]
+    for i in rows:
+        lines += [f"        scale = v.broadcast(a{i}[offset])"]
+        lines += [f"        s{i}_{j} = v.fma(scale, b{j}, s{i}_{j})" for j in columns]
+    lines += [f"        b = v.advance(b, {vectors * v.lanes})"]
+    for i in rows:
+        lines += [f"    if {i} < rows:"]
+        for j in columns:
+            at = i * target.vectors * v.lanes + j * v.lanes
+            lines += [f"        v.store(c, {at}, s{i}_{j} + v.load(c, {at}) if accumulate else s{i}_{j})"]
+    return target.call(define("pixel_tile", lines, v=v))
+
+
+def transposed(names: list[str]) -> tuple[list[str], list[str]]:
+    """Source that transposes the vectors ``names``, rows of LANES; and the names of the vectors that hold the result.
+
+    They hold LANES rows of as many elements as there are names: log2 of them perfect shuffles.
+    """
+    lines = []
+    half = len(names) // 2
+    done = 1
+    while done < len(names):
+        mixed = [f"mixed{done}_{i}" for i in range(len(names))]
+        for i in range(half):
+            lines += [f"{mixed[2 * i]} = v.low({names[i]}, {names[i + half]})"]
+            lines += [f"{mixed[2 * i + 1]} = v.high({names[i]}, {names[i + half]})"]
+        names = mixed
+        done *= 2
+    return lines, names
+
+
 def dot_tile_rows(target: Target) -> int:
     """Rows of the tile of dot products: with its columns it fills the registers, of which the outer tile tells."""
     return 6 if target.rows == 8 else 3

@@ -5,39 +5,117 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
+from convforge.kernels.numba.gemm import transposed
+from convforge.kernels.numba.generate import define
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from convforge.kernels.numba.translate import Target
+    from convforge.kernels.numba.translate import Inner, Target
 
 _SUM_BLOCK = 1024
+
+
+def _pack_block(target: Target, tile_rows: int) -> Inner:
+    """Make ``pack_block(w, w_k, w_c, w_h, w_w, c, kh, kw, rows, packed, pitch)``.
+
+    packed[c * kh * kw][pitch], of which tile_rows channels are written: those from ``rows`` on are zero.
+    """
+    v, lanes = target.v, target.lanes
+    names = [f"row{i}" for i in range(tile_rows)]
+    lines = ["def pack_taps(w, w_k, n, rows, packed, pitch):"]
+    lines += [
+        f"    {name} = v.load_partial(v.advance(w, {i} * w_k), n if {i} < rows else 0)" for i, name in enumerate(names)
+    ]
+    steps, names = transposed(names)
+    lines += [f"    {step}" for step in steps]
+    if tile_rows < lanes:
+        # several taps to a vector
+        lines += [f"    if n >= {lanes} and pitch == {tile_rows}:"]
+        lines += [f"        v.store(packed, {i * lanes}, {name})" for i, name in enumerate(names)]
+        lines += ["        return"]
+        for i, name in enumerate(names):
+            for part in range(lanes // tile_rows):
+                at = i * (lanes // tile_rows) + part
+                lines += [f"    if {at} < n:"]
+                turned = f"turn{part}({name}, {name})" if part else name
+                lines += [f"        v.store_partial(v.advance(packed, {at} * pitch), {turned}, {tile_rows})"]
+    else:
+        per_tap = tile_rows // lanes
+        for i, name in enumerate(names):
+            lines += [f"    if {i // per_tap} < n:"]
+            lines += [f"        v.store(packed, {i // per_tap} * pitch + {i % per_tap * lanes}, {name})"]
+    turns = {
+        f"turn{part}": v.shuffle(tuple((lane + part * tile_rows) % lanes for lane in range(lanes)))
+        for part in range(1, max(1, lanes // tile_rows))
+    }
+    pack_taps = target.jit(define("pack_taps", lines, v=v, **turns))
+
+    @target.call
+    def pack_block(w, w_k, w_c, w_h, w_w, c, kh, kw, rows, packed, pitch):
+        if (kw == 1 or w_w == 1) and (kh == 1 or w_h == kw) and (c == 1 or w_c == kh * kw):
+            # each channel's taps lie in one piece
+            taps = c * kh * kw
+            for p in range(0, taps, lanes):
+                pack_taps(v.advance(w, p), w_k, taps - p, rows, v.advance(packed, p * pitch), pitch)
+            return
+        for channel in range(c):
+            for i in range(kh):
+                for j in range(kw):
+                    tap = v.advance(w, channel * w_c + i * w_h + j * w_w)
+                    for row in range(rows):
+                        packed[row] = tap[row * w_k]
+                    for row in range(rows, tile_rows):
+                        packed[row] = 0
+                    packed = v.advance(packed, pitch)
+
+    return pack_block
 
 
 def pack_weight(target: Target) -> Callable[..., None]:
     """Weights as columns of ROWS output channels, tap after tap."""
     v, tile_rows = target.v, target.rows
     f = abi.fields("pack_weight")
+    pack_block = _pack_block(target, tile_rows)
 
     def kernel(args, scratch, begin, end):
         k, c, kh, kw = args[f.k], args[f.c], args[f.kh], args[f.kw]
         w_k, w_c, w_h, w_w = args[f.w_k], args[f.w_c], args[f.w_h], args[f.w_w]
         blocks = (k + tile_rows - 1) // tile_rows
-        packed = v.advance(v.pointer(args[f.packed]), begin * c * kh * kw * tile_rows)
         for item in range(begin, end):
             group = item // blocks
             first = (item - group * blocks) * tile_rows
-            rows = min(k - first, tile_rows)
-            source = v.advance(v.pointer(args[f.w]), group * args[f.w_g] + first * w_k)
-            for channel in range(c):
-                for i in range(kh):
-                    for j in range(kw):
-                        tap = v.advance(source, channel * w_c + i * w_h + j * w_w)
-                        for row in range(rows):
-                            packed[row] = tap[row * w_k]
-                        for row in range(rows, tile_rows):
-                            packed[row] = 0
-                        packed = v.advance(packed, tile_rows)
+            pack_block(
+                v.advance(v.pointer(args[f.w]), group * args[f.w_g] + first * w_k), w_k, w_c, w_h, w_w, c, kh, kw,
+                min(k - first, tile_rows), v.advance(v.pointer(args[f.packed]), item * c * kh * kw * tile_rows),
+                tile_rows,
+            )  # fmt: skip
+
+    return kernel
+
+
+def pack_columns(target: Target) -> Callable[..., None]:
+    """Weights as rows of output channels, tap after tap, for panels of at most VECTORS vectors of them."""
+    v, lanes, most = target.v, target.lanes, target.vectors
+    f = abi.fields("pack_columns")
+    pack_block = _pack_block(target, lanes)
+
+    def kernel(args, scratch, begin, end):
+        k, c, kh, kw = args[f.k], args[f.c], args[f.kh], args[f.kw]
+        w_k, w_c, w_h, w_w = args[f.w_k], args[f.w_c], args[f.w_h], args[f.w_w]
+        vectors, taps = (k + lanes - 1) // lanes, c * kh * kw
+        panels = (vectors + most - 1) // most
+        for item in range(begin, end):
+            group = item // panels
+            panel = item - group * panels
+            first, last = vectors * panel // panels, vectors * (panel + 1) // panels
+            packed = v.advance(v.pointer(args[f.packed]), (group * vectors + first) * taps * lanes)
+            for vector in range(first, last):
+                pack_block(
+                    v.advance(v.pointer(args[f.w]), group * args[f.w_g] + vector * lanes * w_k), w_k, w_c, w_h, w_w,
+                    c, kh, kw, min(k - vector * lanes, lanes), v.advance(packed, (vector - first) * lanes),
+                    (last - first) * lanes,
+                )  # fmt: skip
 
     return kernel
 

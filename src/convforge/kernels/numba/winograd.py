@@ -5,9 +5,10 @@ columns of a block's tile rows abut in *virtual rows*: tile t of the block has i
 last two where the next tile of the same tile row begins. A block is split into panels of at most ``vectors`` vectors,
 the register tile's width. With alpha = m + 2 and xi = 0 .. alpha^2 - 1:
 
-    v[panel][xi][c][tiles]             transformed input; ``lanes`` idle elements after each xi spread it over cache sets
-    u[k block][xi][part of c][k / rows][c][rows]  transformed weight, in the order of its use; parts of about _DEPTH
-    p[panel][k][xi][tiles]             products, of one block of output channels
+    v[panel][xi][c][tiles]  transformed input; ``lanes`` idle elements after each xi spread it over cache sets
+    u[k block][xi][part of c][k / rows][c][rows]
+                            transformed weight, in the order of its use; parts of at most _DEPTH channels
+    p[panel][k][xi][tiles]  products, of one block of output channels
 
 The functions that are unrolled over m are generated source; their arithmetic comes from
 :mod:`convforge.algorithms.winograd.codegen`.
@@ -57,22 +58,25 @@ class _Blocks:
         lanes, per_panel = target.lanes, target.vectors
 
         @target.jit
-        def block(args, number):  # type: ignore[no-untyped-def]
+        def block(args, number):
             """(first tile, tiles, vectors, panels) of a block."""
             tiles = args[f.n] * ((args[f.oh] + m - 1) // m) * ((args[f.ow] + m - 1) // m)
             vectors = (tiles + lanes - 1) // lanes
             begin, end = vectors * number // args[f.blocks], vectors * (number + 1) // args[f.blocks]
-            return begin * lanes, min(tiles, end * lanes) - begin * lanes, end - begin, (
-                end - begin + per_panel - 1
-            ) // per_panel
+            return (
+                begin * lanes,
+                min(tiles, end * lanes) - begin * lanes,
+                end - begin,
+                (end - begin + per_panel - 1) // per_panel,
+            )
 
         @target.jit
-        def panel_start(vectors, panels, panel):  # type: ignore[no-untyped-def]
+        def panel_start(vectors, panels, panel):
             """First vector of a panel."""
             return vectors * panel // panels
 
         @target.jit
-        def pitch(vectors):  # type: ignore[no-untyped-def]
+        def pitch(vectors):
             """Length of a virtual row: the last store may reach beyond the last tile."""
             return (vectors * m + 2) * lanes
 
@@ -80,15 +84,15 @@ class _Blocks:
 
 
 def _transform_input(target: Target, m: int, shape: _Blocks) -> Inner:
-    """Make ``transform_input(args, first, tiles, vectors, panels, g, begin, end, to, scratch)``: channels of a group."""
+    """Make ``transform_input(args, first, tiles, vectors, panels, g, begin, end, to, scratch)``: a group's channels."""
     v, lanes = target.v, target.lanes
     f, panel_start, pitch_of = shape.f, shape.panel_start, shape.pitch
     alpha, area = m + 2, (m + 2) ** 2
     last = v.shuffle(tuple(range(1, lanes + 1)))
 
     @target.jit
-    def input_row(x, x_h, ih, row, zeros):  # type: ignore[no-untyped-def]
-        return v.advance(x, row * x_h) if 0 <= row and row < ih else zeros
+    def input_row(x, x_h, ih, row, zeros):
+        return v.advance(x, row * x_h) if 0 <= row < ih else zeros
 
     lines = ["def run_rows(x, x_h, ih, iw, top, left, run, zeros, body, pitch):"]
     lines += [f"    r{i} = v.advance(input_row(x, x_h, ih, top + {i}, zeros), left)" for i in range(alpha)]
@@ -103,7 +107,7 @@ def _transform_input(target: Target, m: int, shape: _Blocks) -> Inner:
     run_rows = target.jit(define("run_rows", lines, v=v, input_row=input_row, product=product))
 
     @target.call
-    def rows(args, first, tiles, vectors, x, body, halo, zeros):  # type: ignore[no-untyped-def]
+    def rows(args, first, tiles, vectors, x, body, halo, zeros):
         """B^T down the columns of a channel: virtual rows to body, what follows the last tile of a run to halo."""
         th, tw = (args[f.oh] + m - 1) // m, (args[f.ow] + m - 1) // m
         image, row, column = first // (th * tw), first // tw % th, first % tw
@@ -141,12 +145,10 @@ def _transform_input(target: Target, m: int, shape: _Blocks) -> Inner:
     lines += [f"        v.store(to, {j} * step, o{j})" for j in range(alpha)]
     lines += [f"        targets[2 * group] += {alpha} * step * {v.itemsize}"]
     deinterleave = _shuffles(target, codegen.deinterleave(m, lanes), "deinterleave")
-    row_columns = target.jit(
-        define("row_columns", lines, v=v, last=last, product=product, deinterleave=deinterleave)
-    )
+    row_columns = target.jit(define("row_columns", lines, v=v, last=last, product=product, deinterleave=deinterleave))
 
     @target.call
-    def columns(args, vectors, panels, channel, body, halo, keep, to, targets):  # type: ignore[no-untyped-def]
+    def columns(args, vectors, panels, channel, body, halo, keep, to, targets):
         """B^T along the virtual rows of a channel, tiles into lanes."""
         for panel in range(panels):
             start = panel_start(vectors, panels, panel)
@@ -161,7 +163,7 @@ def _transform_input(target: Target, m: int, shape: _Blocks) -> Inner:
             body = v.advance(body, pitch)
             halo = v.advance(halo, 2 * vectors * lanes)
 
-    def transform_input(args, first, tiles, vectors, panels, g, begin, end, to, scratch):  # type: ignore[no-untyped-def]
+    def transform_input(args, first, tiles, vectors, panels, g, begin, end, to, scratch):
         tw = (args[f.ow] + m - 1) // m
         targets = v.pointer_int64(scratch)
         body = v.pointer(scratch + 16 * vectors)
@@ -188,7 +190,7 @@ def _multiply(target: Target, m: int, shape: _Blocks) -> Inner:
     area = (m + 2) ** 2
     gemm = gemm_rows(target)
 
-    def multiply(args, vectors, panels, g, first_k, x, products):  # type: ignore[no-untyped-def]
+    def multiply(args, vectors, panels, g, first_k, x, products):
         c, k = args[f.c], args[f.k]
         padded_k = (k + tile_rows - 1) // tile_rows * tile_rows
         rows = (min(args[f.k_block], k - first_k) + tile_rows - 1) // tile_rows
@@ -206,8 +208,8 @@ def _multiply(target: Target, m: int, shape: _Blocks) -> Inner:
                     for row in range(rows):
                         gemm(
                             depth, v.advance(u, (rows * channel + row * depth) * tile_rows),
-                            v.advance(columns, channel * width), width, v.advance(to, row * tile_rows * area * width), area * width, 0, tile_rows, width,
-                            part > 0,
+                            v.advance(columns, channel * width), width,
+                            v.advance(to, row * tile_rows * area * width), area * width, 0, tile_rows, width, part > 0,
                         )  # fmt: skip
             u = v.advance(u, rows * c * tile_rows)
 
@@ -236,7 +238,8 @@ def _transform_output(target: Target, m: int, shape: _Blocks) -> Inner:
     # A^T both ways on a vector of tiles: m virtual rows; the sum of all is NaN or infinite if any output is
     tiles_output = target.call(define("tiles_output", lines, v=v, product=product, interleave=interleave))
 
-    def exact(args, image, g, k, top, left):  # type: ignore[no-untyped-def]
+    @target.call
+    def exact(args, image, g, k, top, left):
         """One output by the definition."""
         w = v.advance(v.pointer(args[f.w]), (g * args[f.k] + k) * args[f.c] * 9)
         x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + g * args[f.c] * args[f.x_c])
@@ -245,24 +248,22 @@ def _transform_output(target: Target, m: int, shape: _Blocks) -> Inner:
             for i in range(3):
                 for j in range(3):
                     value = v.zero()  # padding times an infinite weight is NaN
-                    if 0 <= top + i and top + i < args[f.ih] and 0 <= left + j and left + j < args[f.iw]:
+                    if 0 <= top + i < args[f.ih] and 0 <= left + j < args[f.iw]:
                         value = v.broadcast(x[(top + i) * args[f.x_h] + left + j])
                     total = v.fma(value, v.broadcast(w[i * 3 + j]), total)
             w = v.advance(w, 9)
             x = v.advance(x, args[f.x_c])
         return v.extract(total, 0)
 
-    exact = target.call(exact)
-
     @target.call
-    def repair(args, image, g, k, top, left, height, width, rows, pitch):  # type: ignore[no-untyped-def]
+    def repair(args, image, g, k, top, left, height, width, rows, pitch):
         """Outputs that are not finite, again by the definition: only those stay that the definition makes so."""
         for i in range(height):
             for j in range(width):
                 if rows[i * pitch + j] - rows[i * pitch + j] != 0:
                     rows[i * pitch + j] = exact(args, image, g, k, top + i - args[f.ph], left + j - args[f.pw])
 
-    def transform_output(args, first, tiles, vectors, panels, g, first_k, products, rows):  # type: ignore[no-untyped-def]
+    def transform_output(args, first, tiles, vectors, panels, g, first_k, products, rows):
         th, tw = (args[f.oh] + m - 1) // m, (args[f.ow] + m - 1) // m
         count = min(args[f.k_block], args[f.k] - first_k)
         padded = (count + tile_rows - 1) // tile_rows * tile_rows
@@ -324,7 +325,7 @@ def _forward(m: int, target: Target) -> Callable[..., None]:
     multiply = _multiply(target, m, shape)
     transform_output = _transform_output(target, m, shape)
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         for item in range(begin, end):
             g, number = item // args[f.blocks], item % args[f.blocks]
             first, tiles, vectors, panels = block(args, number)
@@ -347,10 +348,14 @@ def _input(m: int, target: Target) -> Callable[..., None]:
     f, block = shape.f, shape.block
     transform_input = _transform_input(target, m, shape)
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         parts = (args[f.c] + args[f.c_block] - 1) // args[f.c_block]
         for item in range(begin, end):
-            g, number, c = item // (args[f.blocks] * parts), item // parts % args[f.blocks], item % parts * args[f.c_block]
+            g, number, c = (
+                item // (args[f.blocks] * parts),
+                item // parts % args[f.blocks],
+                item % parts * args[f.c_block],
+            )
             first, tiles, vectors, panels = block(args, number)
             to = args[f.v] + (g * args[f.blocks] + number) * args[f.v_step] * v.itemsize
             last = min(c + args[f.c_block], args[f.c])
@@ -368,7 +373,7 @@ def _output(m: int, target: Target) -> Callable[..., None]:
     multiply = _multiply(target, m, shape)
     transform_output = _transform_output(target, m, shape)
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         parts = (args[f.k] + args[f.k_block] - 1) // args[f.k_block]
         for item in range(begin, end):
             g, number = item // (args[f.blocks] * parts), item % args[f.blocks]
@@ -401,7 +406,7 @@ def _weight(m: int, target: Target) -> Callable[..., None]:
     tile = target.call(define("tile", lines, v=v, product=_product(target, m, "weight")))
 
     @target.jit
-    def gather(args, w, raw, to, size, channels, there):  # type: ignore[no-untyped-def]
+    def gather(args, w, raw, to, size, channels, there):
         """The taps of one output channel, 0 where it is not there."""
         for channel in range(channels):
             for i in range(3):
@@ -414,7 +419,7 @@ def _weight(m: int, target: Target) -> Callable[..., None]:
                     else:
                         to[tap * size + channel * tile_rows] = 0
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         c_total, k_block = args[f.c], args[f.k_block]
         parts = (c_total + _DEPTH - 1) // _DEPTH
         blocks = (args[f.k] + tile_rows - 1) // tile_rows
@@ -460,7 +465,7 @@ def _grad_transform(m: int, target: Target) -> Callable[..., None]:
     deinterleave = _shuffles(target, codegen.deinterleave(m, lanes), "deinterleave")
 
     @target.jit
-    def row_of(y, y_h, oh, row, zeros):  # type: ignore[no-untyped-def]
+    def row_of(y, y_h, oh, row, zeros):
         return v.advance(y, row * y_h) if row < oh else zeros
 
     lines = ["def run_rows(y, y_h, oh, ow, top, left, run, zeros, body, pitch):"]
@@ -480,7 +485,7 @@ def _grad_transform(m: int, target: Target) -> Callable[..., None]:
     row_columns = target.jit(define("row_columns", lines, v=v, deinterleave=deinterleave, product=product))
 
     @target.call
-    def transform_grad_output(args, first, tiles, vectors, y, to, step, body):  # type: ignore[no-untyped-def]
+    def transform_grad_output(args, first, tiles, vectors, y, to, step, body):
         th, tw = (args[f.oh] + m - 1) // m, (args[f.ow] + m - 1) // m
         image, row, column = first // (th * tw), first // tw % th, first % tw
         pitch = pitch_of(vectors)
@@ -501,7 +506,7 @@ def _grad_transform(m: int, target: Target) -> Callable[..., None]:
         for i in range(alpha):
             row_columns(vectors, v.advance(body, i * pitch), v.advance(to, i * alpha * step), step)
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         first, tiles, vectors, _ = block(args, args[f.block])
         c, k = args[f.c], args[f.k]
         parts = (c + k + args[f.channels] - 1) // args[f.channels]
@@ -527,13 +532,13 @@ def _grad_transform(m: int, target: Target) -> Callable[..., None]:
 def _pack(target: Target, size: int) -> Inner:
     """Make ``pack(source, pitch, vectors, rows, to, width)``: to[tile][row] = source[row][tile].
 
-    For ``size`` rows, zero past ``rows``; ``width`` is the pitch of ``to``.
+    For ``size`` rows, zero past ``rows``; ``width`` is the pitch of ``to``, ``size`` itself unless that is the lanes.
     """
     v, lanes = target.v, target.lanes
     interleave = _shuffles(target, codegen.interleave(size, lanes), "interleave")
 
     @target.jit
-    def row(source, pitch, group, i, rows):  # type: ignore[no-untyped-def]
+    def row(source, pitch, group, i, rows):
         return v.load(source, i * pitch + group * lanes) if i < rows else v.zero()
 
     lines = ["def pack(source, pitch, vectors, rows, to, width):"]
@@ -541,7 +546,8 @@ def _pack(target: Target, size: int) -> Inner:
     loads = [f"row(source, pitch, group, {i}, rows)" for i in range(size)]
     lines += [f"        {_names('o', size)} = interleave({', '.join(loads)})"]
     for i in range(size):
-        lines += [f"        v.store(to, (group * {lanes} + {i * lanes // size}) * width, o{i})"]
+        tile, rest = divmod(i * lanes, size)
+        lines += [f"        v.store(to, (group * {lanes} + {tile}) * width + {rest}, o{i})"]
     return target.call(define("pack", lines, v=v, row=row, interleave=interleave))
 
 
@@ -552,7 +558,7 @@ def _grad_multiply(m: int, target: Target) -> Callable[..., None]:
     f, block = shape.f, shape.block
     gemm, pack_rows, pack_lanes = gemm_rows(target), _pack(target, tile_rows), _pack(target, lanes)
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         _, tiles, vectors, _ = block(args, args[f.block])
         parts = (tiles + _DEPTH - 1) // _DEPTH
         c, k, pitch = args[f.c], args[f.k], vectors * lanes
@@ -565,7 +571,9 @@ def _grad_multiply(m: int, target: Target) -> Callable[..., None]:
             x = v.advance(v.pointer(args[f.v]), item * (pitch * c + lanes))
             y = v.advance(v.pointer(args[f.w]), item * (pitch * k + lanes))
             for row in range(0, k, tile_rows):
-                pack_rows(v.advance(y, row * pitch), pitch, vectors, k - row, v.advance(packed_y, row * pitch), tile_rows)
+                pack_rows(
+                    v.advance(y, row * pitch), pitch, vectors, k - row, v.advance(packed_y, row * pitch), tile_rows
+                )
             for panel in range(panels):
                 first = groups * panel // panels * lanes
                 width = groups * (panel + 1) // panels * lanes - first
@@ -611,7 +619,7 @@ def _grad_weight(m: int, target: Target) -> Callable[..., None]:
     inverse = target.call(define("inverse", lines, v=v, product=product, interleave=interleave))
 
     @target.call
-    def exact(args, g, k, c, i, j):  # type: ignore[no-untyped-def]
+    def exact(args, g, k, c, i, j):
         """One element of the gradient by the definition."""
         total = v.zero()
         for image in range(args[f.n]):
@@ -621,12 +629,12 @@ def _grad_weight(m: int, target: Target) -> Callable[..., None]:
                 for column in range(args[f.ow]):
                     top, left = row + i - args[f.ph], column + j - args[f.pw]
                     value = v.zero()
-                    if 0 <= top and top < args[f.ih] and 0 <= left and left < args[f.iw]:
+                    if 0 <= top < args[f.ih] and 0 <= left < args[f.iw]:
                         value = v.broadcast(x[top * args[f.x_h] + left])
                     total = v.fma(value, v.broadcast(y[row * args[f.y_h] + column]), total)
         return v.extract(total, 0)
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         taps = v.pointer(scratch)
         contiguous = args[f.out_w] == 1 and args[f.out_h] == 3 and args[f.out_c] == 9
         step = args[f.k] * args[f.c] + lanes
