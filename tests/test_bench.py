@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from convforge import models, parse
+from convforge import models, parse, registry
 from convforge.algorithms import reference
 from convforge.bench import contest, functional, layers, neighbours, peers, settling, suite_run
 from convforge.bench.contest import Rules
@@ -36,6 +36,13 @@ QUICK = Rules(rounds=2, budget=0.01)
 @pytest.fixture(autouse=True)
 def _only_fake_peers(monkeypatch):
     monkeypatch.setattr(peers, "PEERS", {"fake": "tests.fake_peer", "absent": "tests.absent_peer"})
+
+
+@pytest.fixture
+def _nothing_to_compile(monkeypatch):
+    """Without Numba's algorithms, which compile for a minute where they are not cached."""
+    kept = tuple(each for each in registry.ALGORITHMS if each.backend != "numba")
+    monkeypatch.setattr(registry, "ALGORITHMS", kept)
 
 
 def report_on(*names, rules=QUICK, counts=(1,)):
@@ -130,6 +137,7 @@ def test_a_row_for_each_backend():
     assert case.ours[1].algorithm == "reference/numpy"
 
 
+@pytest.mark.usefixtures("_nothing_to_compile")
 def test_regret_is_against_the_best_variant():
     (case,) = report_on(SMALL, rules=replace(QUICK, variants=True)).cases
     variants = [each for each in case.scores if each.role == "variant"]
@@ -328,6 +336,7 @@ def test_other_work_is_not_compared():
 # ---- files ----
 
 
+@pytest.mark.usefixtures("_nothing_to_compile")
 def test_json_round_trip():
     report = report_on(SMALL, GROUPED, rules=replace(QUICK, variants=True))
     again = Report.from_json(report.to_json())

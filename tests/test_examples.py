@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(name, *arguments, folder):
-    """What an example prints, run as a process in a folder of its own; on one thread, for other tests may be running."""
+    """What an example prints, run as a process in a folder of its own; on one thread, as other tests may be running."""
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
         cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,

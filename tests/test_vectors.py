@@ -30,6 +30,13 @@ void fma_(real *out, const real *a, const real *b, const real *c) {
 #define OF_TWO(name) \\
     void name(real *out, const real *a, const real *b) { vec_store(out, vec_##name(vec_load(a), vec_load(b))); }
 OF_TWO(maximum) OF_TWO(even) OF_TWO(odd) OF_TWO(low) OF_TWO(high)
+void exceeding(real *out, const real *a, const real *b) {
+    vec_store(out, vec_select(vec_exceeds(vec_load(a), vec_load(b)), vec_broadcast(1), vec_zero()));
+}
+void preceding(real *out, const real *a, const real *i, const real *b, const real *j) {
+    vec_flags first = vec_precedes(vec_load(a), vec_load(i), vec_load(b), vec_load(j));
+    vec_store(out, vec_select(first, vec_broadcast(1), vec_zero()));
+}
 void sum(real *out, const real *p) { *out = vec_sum(vec_load(p)); }
 void sums(real *out, const real *p) {
     vec v[LANES];
@@ -160,6 +167,26 @@ def test_maximum_prefers_nan(v):
         for y in specials:
             a, b = np.full(v.lanes, x), np.full(v.lanes, y)
             assert np.array_equal(v("maximum", a, b), np.maximum(a, b), equal_nan=True)
+
+
+def test_maximum_keeps_the_second_of_equals(v):
+    zero = np.zeros(v.lanes, v.dtype)
+    assert np.signbit(v("maximum", zero, -zero)).all()
+    assert not np.signbit(v("maximum", -zero, zero)).any()
+
+
+def test_which_number_goes_first(v):
+    """Larger ones, NaN above all; of equals the one at the lower place."""
+    specials = np.array([np.nan, -np.inf, np.inf, -0.0, 0, -1, 2], v.dtype)
+    for x in specials:
+        for y in specials:
+            a, b = np.full(v.lanes, x), np.full(v.lanes, y)
+            exceeds = x > y or (np.isnan(x) and not np.isnan(y))
+            equal = x == y or (np.isnan(x) and np.isnan(y))
+            assert (v("exceeding", a, b) == exceeds).all()
+            places = np.arange(v.lanes).astype(v.dtype)
+            middle = np.full(v.lanes, 1, v.dtype)
+            assert (v("preceding", a, places, b, middle) == (exceeds | (equal & (places < 1)))).all()
 
 
 def test_sums(v, rng):

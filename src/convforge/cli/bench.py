@@ -58,7 +58,7 @@ def bench(
     saved_path: str | None,
     **settings: Any,
 ) -> None:
-    r"""Hold convforge against the libraries that do the same: who is right is timed, in the same rounds.
+    """Hold convforge against the libraries that do the same: who is right is timed, in the same rounds.
 
     SUITE is alexnet, vgg16, resnet50, mobilenetv2, ...: the message to a wrong name lists them; or all, or a layer
     such as resnet50:conv2_x, or a problem such as n1c64k64i56x56f3x3p1. A ratio is the best peer's time over ours.
@@ -72,7 +72,7 @@ def bench(
       convforge bench --random 50 --seed 3 --regret
       convforge bench resnet50 --compare before.json
       convforge bench --from now.json --compare before.json
-    """
+    """  # noqa: D301 - click reads the \b
     old = None if old_path is None else _read(old_path)
     interrupted = False
     if saved_path is None:

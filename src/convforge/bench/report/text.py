@@ -161,7 +161,8 @@ def disturbance(report: Report) -> str | None:
     worst = max(found, key=lambda case: case.others or 0.0)
     return (
         f"disturbed: other programs used more than {MUCH:.0%} of the machine during {len(found)} of "
-        f"{len(report.cases)} contests, {worst.others:.0%} during {worst.layer} on {_threads(worst.threads)}: don't trust these figures"
+        f"{len(report.cases)} contests, {worst.others:.0%} during {worst.layer} on {_threads(worst.threads)}: "
+        "don't trust these figures"
     )
 
 

@@ -140,8 +140,8 @@ cdef inline void pool_whole(
 
 
 cdef inline void pool_columns(
-    bint average, int64_t taps, int64_t dilation, int64_t stride, const real *row, real *spare, real *out, int64_t count,
-    const real *divisors, real factor,
+    bint average, int64_t taps, int64_t dilation, int64_t stride, const real *row, real *spare, real *out,
+    int64_t count, const real *divisors, real factor,
 ) noexcept nogil:
     # out[j] = row[j * stride], row[j * stride + dilation], ... joined; an average over divisors[j] * factor.
     # Windows are joined at every element of the row. A stride of 2 drops half of them on the way; for others they go to
@@ -408,7 +408,8 @@ cdef void avg_pool_backward(const int64_t *args, char *scratch, int64_t begin, i
     cdef const avg_pool_backward_args *a = <const avg_pool_backward_args *>args
     cdef real *spread = <real *>scratch
     cdef real *divisors = spread + a.width
-    cdef int64_t item, row, i, j, columns, count = 0, start = 0, low = 0, first, last, known_first, known_last, known = -1
+    cdef int64_t item, row, i, j, columns, first, last, known_first, known_last, known = -1
+    cdef int64_t count = 0, start = 0, low = 0
     cdef const real *y
     cdef real *out
     cdef pool_block b = pool_block_of(begin, a.c, a.ih, a.iw, a.rows, a.columns)

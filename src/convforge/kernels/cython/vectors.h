@@ -105,6 +105,8 @@ VEC_FUNCTION vec vec_zero(void) { return (vec){0}; }
 /* x - {0}, not x + {0}, which is not x where x is -0 */
 VEC_FUNCTION vec vec_broadcast(real x) { return x - (vec){0}; }
 VEC_FUNCTION vec vec_load(const real *p) { return *(const vec_in_memory *)p; }
+/* A hint that the cache line at p will be read; p may be anything. */
+VEC_FUNCTION void vec_prefetch(const real *p) { __builtin_prefetch(p); }
 VEC_FUNCTION void vec_store(real *p, vec v) { *(vec_in_memory *)p = v; }
 
 /* a * b + c, rounded once where the instruction set can */

@@ -25,6 +25,7 @@ cdef extern from "vectors.h" nogil:
     vec vec_load_masked(const real *p, vec_mask mask)
     void vec_store_masked(real *p, vec v, vec_mask mask)
     vec vec_load_strided(const real *p, int64_t step, int64_t lo, int64_t hi)
+    void vec_prefetch(const real *p)
     void vec_store(real *p, vec v)
     void vec_store_partial(real *p, vec v, int64_t n)
     vec vec_fma(vec a, vec b, vec c)

@@ -484,7 +484,7 @@ def _forward(target: Target, run: Inner, loads: tuple[int, int] = (_WHOLE, _WHOL
                             v.advance(panel.first, at), d.dh * panel.row, d.apart * d.sh * panel.row, count,
                             panel.offsets, d.kw, d.kw2, w, w2, buffer, begun, to if last else buffer,
                             d.apart * out_h if last else strip_lanes, lanes_left if last else strip_lanes,
-                            bias if last else bias * 0, last, (top + phase) * d.sh - d.ph + i * d.dh, d.dh,
+                            bias if last else v.extract(v.zero(), 0), last, (top + phase) * d.sh - d.ph + i * d.dh, d.dh,
                             d.apart * d.sh, (panel.column + column) * d.sw - d.pw, d.ih, d.iw, d.copy,
                         ),
                     )  # fmt: skip
@@ -546,7 +546,7 @@ def _forward(target: Target, run: Inner, loads: tuple[int, int] = (_WHOLE, _WHOL
                 for i in range(k):
                     channel = group * k + i
                     out = v.advance(v.pointer(args[f.out]), image * args[f.out_n] + channel * args[f.out_k] + top * out_h)
-                    bias = v.pointer(args[f.bias])[channel] if args[f.bias] != 0 else 0 * weights[0]
+                    bias = v.pointer(args[f.bias])[channel] if args[f.bias] != 0 else v.extract(v.zero(), 0)
                     at = 0
                     while at < panel.columns:
                         vectors = 4 if load == _MASKED else 2

@@ -161,7 +161,7 @@ def direct_forward(target: Target) -> Callable[..., None]:
                         image * args[f.out_n] + first * args[f.out_k] + row * args[f.out_h] + column * args[f.out_w],
                     )
                     for i in range(min(tile_rows, k - block * tile_rows)):
-                        add = bias[i] if args[f.bias] != 0 else 0 * values[0]
+                        add = bias[i] if args[f.bias] != 0 else v.extract(v.zero(), 0)
                         store(
                             v.advance(out, i * args[f.out_k]), v.advance(values, (i * vectors + s) * lanes), add,
                             ow - column, args[f.out_w],

@@ -10,6 +10,7 @@ Memory is reached by pointers: ``v.pointer(address)`` makes one, ``v.advance(p, 
 
 =================================  ===================================================================================
 ``load(p, i)  store(p, i, x)``     all lanes, at ``p + i``, of any alignment
+``prefetch(p, i)``                 a hint that ``p + i``, which may be anything, will be read
 ``load_partial(p, n)``             lanes ``l < n``; the others are 0
 ``store_partial(p, x, n)``         lanes ``l < n``; the others are not written
 ``load_window(p, lo, hi)``         lanes ``lo <= l < hi`` read ``p[l]``, the others are 0; ``p`` itself may lie outside
@@ -209,6 +210,16 @@ def _primitive(define: Callable[..., Any]) -> Any:
 @_primitive
 def _advance(p, i):
     return p(p, types.int64), lambda builder, pointer, index: builder.gep(pointer, [index])
+
+
+@_primitive
+def _prefetch(p, i):
+    def emit(builder, pointer, index):
+        # to read, into every cache, data
+        args = [builder.gep(pointer, [index]), _I32(0), _I32(3), _I32(1)]
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), args)
+
+    return types.void(p, types.int64), emit
 
 
 @_primitive
@@ -462,7 +473,7 @@ def vectors(dtype: str, lanes: int) -> ModuleType:
     v.__dict__.update(
         _OPERATORS, **_loads(lanes), lanes=lanes, itemsize=vector.bytes,
         pointer=_pointer_to(real), pointer_int64=_pointer_to(types.int64), pointer_uint8=_pointer_to(types.uint8),
-        advance=_advance, store=_store, store_partial=_store_partial,
+        advance=_advance, prefetch=_prefetch, store=_store, store_partial=_store_partial,
         zero=_constant(vector, None), zero_int=_constant(integers, None), lane=_constant(integers, list(range(lanes))),
         broadcast=_broadcast(vector), broadcast_int=_broadcast(integers),
         broadcast_int64=_broadcast(vector.of(types.int64)),
