@@ -1,4 +1,4 @@
-"""Every registered algorithm, on every problem of the corpus that it does not refuse, in every pass, against the oracle."""
+"""Every registered algorithm on every problem of the corpus that it takes, in every pass, against the oracle."""
 
 import numpy as np
 import pytest

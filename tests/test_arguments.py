@@ -37,10 +37,10 @@ SIZES = [
     (None, TypeError), ({1: 1}, TypeError), (float("nan"), TypeError), ([[1, 2], [3, 4]], TypeError), (b"1", TypeError),
 ]  # fmt: skip
 PADDINGS = [
-    (-1, ValueError), (1.0, TypeError), (True, TypeError), ("SAME", ValueError), ("full", ValueError), (None, TypeError),
-    ((1,), ValueError), ((1, 1, 1), ValueError), ((1, -1), ValueError), (((1, 1), 1), TypeError),
-    (((1, 1), (1,)), ValueError), (((1, 1), (1, -1)), ValueError), (((1, 1), (1, 0.5)), TypeError), (1 << 70, ValueError),
-    (((1, 2),), ValueError), ((1, 1.0), TypeError),
+    (-1, ValueError), (1.0, TypeError), (True, TypeError), ("SAME", ValueError), ("full", ValueError),
+    (None, TypeError), ((1,), ValueError), ((1, 1, 1), ValueError), ((1, -1), ValueError), (((1, 1), 1), TypeError),
+    (((1, 1), (1,)), ValueError), (((1, 1), (1, -1)), ValueError), (((1, 1), (1, 0.5)), TypeError),
+    (1 << 70, ValueError), (((1, 2),), ValueError), ((1, 1.0), TypeError),
 ]  # fmt: skip
 FLAGS = [(1, TypeError), (None, TypeError), ("yes", TypeError), (0.0, TypeError)]
 SHAPES = [
@@ -52,8 +52,8 @@ CHOICES = {
     "algorithm": [("fast", ValueError), ("", ValueError), (None, TypeError), (1, TypeError), (["direct"], TypeError)],
     "backend": [("gpu", ValueError), ("Cython", ValueError), (None, TypeError), (b"numba", TypeError)],
     "tolerance": [
-        (0, ValueError), (-1e-5, ValueError), (float("nan"), ValueError), (float("inf"), ValueError), ("1e-5", TypeError),
-        (True, TypeError), (1j, TypeError),
+        (0, ValueError), (-1e-5, ValueError), (float("nan"), ValueError), (float("inf"), ValueError),
+        ("1e-5", TypeError), (True, TypeError), (1j, TypeError),
     ],
     "out": [([1.0], TypeError), (np.ones(3, np.float32), ValueError), (1, TypeError)],
 }  # fmt: skip
@@ -79,7 +79,8 @@ BAD = {
     ],
     "weight": [*NO_ARRAYS, (W[0], ValueError), (W[None], ValueError), (W[:, :1], ValueError), (W[:5], ValueError)],
     "bias": [
-        (3.0, TypeError), ([1.0] * 6, TypeError), (B[:5], ValueError), (B[:, None], ValueError), (B.astype(int), TypeError),
+        (3.0, TypeError), ([1.0] * 6, TypeError), (B[:5], ValueError), (B[:, None], ValueError),
+        (B.astype(int), TypeError),
     ],
     "grad_output": [*NO_ARRAYS, (Y[:, :, :5], ValueError), (Y[:1], ValueError), (Y[0, 0], ValueError)],
     "indices": [
@@ -183,8 +184,12 @@ def test_kernel_larger_than_padded_input():
 
 
 PLAN_BAD = {
-    "problem": [(None, TypeError), (3, TypeError), ("nonsense", ValueError), ("resnet50:conv9", ValueError), ("", ValueError)],
-    "passes": [("forward", TypeError), ((), ValueError), (("backward",), ValueError), (None, TypeError), (3, TypeError)],
+    "problem": [
+        (None, TypeError), (3, TypeError), ("nonsense", ValueError), ("resnet50:conv9", ValueError), ("", ValueError),
+    ],
+    "passes": [
+        ("forward", TypeError), ((), ValueError), (("backward",), ValueError), (None, TypeError), (3, TypeError),
+    ],
     **{name: CHOICES[name] for name in ("algorithm", "backend", "tolerance")},
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ guard pages, and bits that do not depend on how the items of a stage are shared 
 import ctypes
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,23 +23,29 @@ from .guard import at_page_end, at_page_start
 BUILDS = [f"cython:{isa}" for isa in runnable()] + ["numba"]
 DTYPES = ("float32", "float64")
 
-DIRECT = [
-    "n1c1k1i1f1", "n1c3k8i5x5f3p1", "n2c3k9i7x9f3x3p1", "n1c5k7i12x13f3s3p2", "n2c4k5i9x100f2s1x2", "n1c3k3i9x6f4s2d2p3",
-    "n1c6k4i17x19f3x2d2x3p1_2x0_3", "n3c6k12i11x60f5s2x1p2g2", "n1c2k3i4f3s5p1", "n1c2k25i8x48f3p1", "n1c4k4i33x3f3x1p1x0",
-    "n1c2k5i40x40f9x40p0x20", "n1c3k16i40x35f11s4p2", "n1c8k8i10x17f3p1g8", "n2c2k2i6x34f1s2", "n1c2k4i3x70f3x7s1x2p1x3",
-]  # fmt: skip
-# sizes 1 to 9 in each stride; then dilations, multipliers, maps of each width in vectors, one-channel filters
+_DIRECT = """
+    n1c1k1i1f1 n1c3k8i5x5f3p1 n2c3k9i7x9f3x3p1 n1c5k7i12x13f3s3p2 n2c4k5i9x100f2s1x2 n1c3k3i9x6f4s2d2p3
+    n1c6k4i17x19f3x2d2x3p1_2x0_3 n3c6k12i11x60f5s2x1p2g2 n1c2k3i4f3s5p1 n1c2k25i8x48f3p1 n1c4k4i33x3f3x1p1x0
+    n1c2k5i40x40f9x40p0x20 n1c3k16i40x35f11s4p2 n1c8k8i10x17f3p1g8 n2c2k2i6x34f1s2 n1c2k4i3x70f3x7s1x2p1x3
+    n1c8k4i20x64f3p1g2 n1c3k3i12x100f3s2p1 n2c4k2i9x30f1
+"""
+# dilations, multipliers, one-channel filters
+_DEPTHWISE = """
+    n1c2k2i20x21f5s2x1p2d1x2g2 n1c2k2i20x21f5s1x2p2d2x1g2 n1c2k2i21x20f3s2p2d2g2 n1c2k2i21x20f4x7s2x3p2d3x2g2
+    n1c2k6i11x11f3p1g2 n1c2k4i12x13f3s2p1g2 n2c3k6i9x33f5s2p2g3 n1c2k4i9f7p3g2 n1c1k6i28f5 n1c1k9i20f3p1
+    n1c1k1i70x150f3p1 n1c1k1i70x150f5x7p2x3 n1c1k1i40x290f3 n1c1k1i33x290f9s2p4 n1c1k1i50x140f3s2 n1c1k1i40f31p15
+    n1c1k1i3x200f3x31p1x15 n1c1k1i200x3f31x3p15x1 n1c3k3i5x6f2s3g3 n1c2k2i8f1s2g2 n1c2k2i4f4g2 n1c2k2i11f3p5g2
+    n4c3k3i1x1f1g3 n1c2k2i7x9f1s2p1g2 n1c2k2i9x8f1x2s2p0x3d1x2g2 n1c2k2i9x1f3x1s2p1x0g2 n1c2k2i1x9f1x3s2p0x1g2 n1c2k2i2f3s2p1g2
+"""
+DIRECT = _DIRECT.split()
+# sizes 1 to 9 in each stride, maps of each width in vectors
 DEPTHWISE = [
     *(f"n1c3k3i{19 - s}x{22 + f}f{f}s{s}p{f // 2}g3" for f in range(1, 10) for s in (1, 2, 3)),
     *(f"n2c5k5i{7 + w % 3}x{w}f3s{s}p1g5" for w in (1, 2, 7, 8, 9, 14, 16, 17, 28, 33, 48, 49, 64, 65) for s in (1, 2)),
     *(f"n1c2k2i9x{w}f3x3p1_0x0_2g2" for w in (3, 15, 16, 34)),
     *(f"n1c3k3i23x25f3s{s}p{d}d{d}g3" for s in (1, 2, 3, 4) for d in (2, 3)),
-    "n1c2k2i20x21f5s2x1p2d1x2g2", "n1c2k2i20x21f5s1x2p2d2x1g2", "n1c2k2i21x20f3s2p2d2g2", "n1c2k2i21x20f4x7s2x3p2d3x2g2",
-    "n1c2k6i11x11f3p1g2", "n1c2k4i12x13f3s2p1g2", "n2c3k6i9x33f5s2p2g3", "n1c2k4i9f7p3g2", "n1c1k6i28f5", "n1c1k9i20f3p1",
-    "n1c1k1i70x150f3p1", "n1c1k1i70x150f5x7p2x3", "n1c1k1i40x290f3", "n1c1k1i33x290f9s2p4", "n1c1k1i50x140f3s2",
-    "n1c1k1i40f31p15", "n1c1k1i3x200f3x31p1x15", "n1c1k1i200x3f31x3p15x1", "n1c3k3i5x6f2s3g3", "n1c2k2i8f1s2g2",
-    "n1c2k2i4f4g2", "n1c2k2i11f3p5g2", "n4c3k3i1x1f1g3", "n1c2k2i9x1f3x1s2p1x0g2", "n1c2k2i1x9f1x3s2p0x1g2", "n1c2k2i2f3s2p1g2",
-]  # fmt: skip
+    *_DEPTHWISE.split(),
+]
 
 
 @cache
@@ -48,9 +55,7 @@ def lookup(build):
     isa = isa or machine().isa
     here = Machine(isa, l1=3000, l2=20_000, l3=1 << 20, cores=1)
     if backend == "cython":
-        return (
-            lambda kernel, dtype: import_module(f"convforge.kernels.cython._{isa}_{dtype}").KERNELS[kernel]
-        ), here
+        return (lambda kernel, dtype: import_module(f"convforge.kernels.cython._{isa}_{dtype}").KERNELS[kernel]), here
     return import_module("convforge.kernels.numba").lookup, here
 
 
@@ -76,11 +81,13 @@ def _value(slot, arrays):
 
 
 def run(build, policy, problem, pass_, arrays, out, pieces=1):
-    """Run a pass with each stage's items in ``pieces`` calls, the last first; scratch memory starts as NaN each time."""
+    """Run a pass with each stage's items in ``pieces`` calls, the last first; scratch memory starts as NaN in each."""
     find, here = lookup(build)
     program = policy.program(problem, pass_, here.tile(problem.dtype), here)
-    used = {"forward": ("x", "weight", "bias"), "grad_input": ("weight", "grad_output")}.get(pass_, ("x", "grad_output"))
-    bound = {name: arrays.get(name) for name in used} | {"out": out}
+    reads = {
+        "forward": ("x", "weight", "bias"), "grad_input": ("weight", "grad_output"), "grad_weight": ("x", "grad_output")
+    }  # fmt: skip
+    bound = {name: arrays.get(name) for name in reads[pass_]} | {"out": out}
     bound |= {"packed": allocate(program.packed_bytes), "workspace": allocate(program.workspace_bytes)}
     assert set(bound) <= set(ARRAYS)
     for stage in (*program.prepare, *program.stages):
@@ -88,7 +95,7 @@ def run(build, policy, problem, pass_, arrays, out, pieces=1):
         kernel = _KERNEL(find(stage.kernel, program.dtype))
         count = min(pieces, stage.items)
         bounds = [stage.items * piece // count for piece in range(count, -1, -1)]
-        for end, begin in zip(bounds, bounds[1:], strict=False):
+        for end, begin in pairwise(bounds):
             scratch = allocate(program.scratch_bytes)
             kernel(args.ctypes.data, scratch.ctypes.data, begin, end)
     return out
@@ -127,7 +134,9 @@ def test_bits_do_not_depend_on_how_items_are_shared_out(build, text, rng):
             assert whole.tobytes() == shared.tobytes(), f"{policy.name} {pass_} in {pieces} pieces"
 
 
-@pytest.mark.parametrize("text", ["n1c3k9i13x50f3p1", "n1c4k4i14x22f5s2p2g4", "n2c4k4i13x7f3p1g4", "n1c2k2i15x40f3s3g2"])
+@pytest.mark.parametrize(
+    "text", ["n1c3k9i13x50f3p1", "n1c4k4i14x22f5s2p2g4", "n2c4k4i13x7f3p1g4", "n1c2k2i15x40f3s3g2"]
+)
 def test_a_pixel_that_is_not_finite_spoils_what_sees_it(build, text, rng):
     for policy, problem, pass_ in policies(text):
         for at in ((0, 0), (6, 3), (-1, -1), (5, -2)):

@@ -18,7 +18,8 @@ TESTS = Path(__file__).parent
 @pytest.mark.parametrize("isa", runnable()[1:])
 def test_corpus(isa, backend):
     environment = {**os.environ, "CONVFORGE_ISA": isa, "NUMBA_CPU_NAME": TARGETS[isa], "NUMBA_CPU_FEATURES": ""}
-    selected = f"{backend} and oracle and not float64" if backend == "numba" else f"{backend} and oracle"
+    # Numba compiles every kernel anew for another CPU: a few of them show that its vectors have other widths
+    selected = "numba and oracle and not float64 and depthwise" if backend == "numba" else "cython and oracle"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", selected, TESTS / "test_algorithms.py"],
         env=environment,

@@ -9,7 +9,13 @@ from convforge.registry import ALGORITHMS
 from . import calls
 
 COMPILED = [each for each in ALGORITHMS if each.name != "reference"]
-PROBLEMS = ["n2c5k9i13x17f3x3p1", "n1c3k5i12x12f3x3s2p1", "n2c6k6i9x20f3x3p1g6", "n1c4k20i7x7f1x1", "n1c8k8i11x11f3x3p1:bias"]
+PROBLEMS = [
+    "n2c5k9i13x17f3x3p1",
+    "n1c3k5i12x12f3x3s2p1",
+    "n2c6k6i9x20f3x3p1g6",
+    "n1c4k20i7x7f1x1",
+    "n1c8k8i11x11f3x3p1:bias",
+]
 
 
 def _cases():
@@ -49,7 +55,11 @@ def test_overflow(algorithm, problem, pass_, rng):
     """One product beyond the largest float: infinite where it is summed, finite elsewhere."""
     arrays = calls.arrays_for(problem, rng)
     large = np.sqrt(np.finfo(problem.dtype).max) * 4
-    operands = {"forward": ("x", "weight"), "grad_input": ("grad_output", "weight"), "grad_weight": ("x", "grad_output")}
+    operands = {
+        "forward": ("x", "weight"),
+        "grad_input": ("grad_output", "weight"),
+        "grad_weight": ("x", "grad_output"),
+    }
     for name in operands[pass_]:
         array = arrays[name]
         array[(*(0 for _ in range(array.ndim - 2)), array.shape[-2] // 2, array.shape[-1] // 2)] = large

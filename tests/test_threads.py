@@ -159,7 +159,9 @@ def test_pool_runner_gives_the_same_bits(backend, rng, monkeypatch):
         monkeypatch.setattr(executor.threads, "get_num_threads", lambda count=count: count)
         plan = Plan(cf.parse(PROBLEM), ("forward",), backend=backend)
         np.testing.assert_array_equal(plan(x, weight, bias), expected)
-        np.testing.assert_array_equal(plan(x[:, :, ::-1], weight), Plan(plan.problem, ("forward",))(x[:, :, ::-1], weight))
+        np.testing.assert_array_equal(
+            plan(x[:, :, ::-1], weight), Plan(plan.problem, ("forward",))(x[:, :, ::-1], weight)
+        )
 
 
 def test_items_are_covered_once(monkeypatch):

@@ -4,6 +4,8 @@
 >>> y = cf.conv2d(np.ones((1, 3, 8, 8), np.float32), np.ones((4, 3, 3, 3), np.float32), padding=1)
 """
 
+from typing import TYPE_CHECKING
+
 from convforge.config import show_config
 from convforge.errors import PerformanceWarning, UnsupportedProblem
 from convforge.ops.conv import conv2d, conv2d_backward, conv2d_grad_input, conv2d_grad_weight
@@ -13,6 +15,9 @@ from convforge.problem import ConvProblem, PoolProblem, parse
 from convforge.registry import algorithms
 from convforge.runtime.threads import get_num_threads, num_threads, set_num_threads
 from convforge.version import __version__
+
+if TYPE_CHECKING:
+    from convforge.bench.compare import compare
 
 __all__ = [
     "ConvProblem",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import threading
@@ -19,14 +20,14 @@ from convforge import registry
 from convforge.arrays import check_array, check_output
 from convforge.errors import PerformanceWarning
 from convforge.operands import operand_shapes
-from convforge.problem import ConvProblem, PoolProblem, Problem
+from convforge.problem import ConvProblem, Problem
 from convforge.runtime import threads
 from convforge.runtime.executor import OPERANDS, Operands
+from convforge.runtime.machine import machine
 
 #: Bytes of workspaces that the plans behind the functions may keep.
 CACHE_BYTES = 256 * 2**20
 
-_OUT = OPERANDS.index("out")
 _verbose = os.environ.get("CONVFORGE_VERBOSE", "0") not in ("", "0")
 
 
@@ -76,7 +77,7 @@ class Plan:
         self._results = {p: shapes["out"] for p, shapes in self._shapes.items()}
         # what the packed layout depends on: a policy packs for a tile alike in every backend
         packers = ((p, each.name, each.backend == "numpy") for p, each in self._chosen.items())
-        self._weight_key = (problem, registry.machine().isa, *packers)
+        self._weight_key = (problem, machine().isa, *packers)
         if algorithm == backend == "auto" and any(each.name == "reference" for each in self._chosen.values()):
             _warn_slow(problem)
 
@@ -162,15 +163,13 @@ class Plan:
         TypeError, ValueError
             An array is missing, or of another dtype or shape than the problem's; ``out`` overlaps an input.
         """
-        packed = None
-        if type(weight) is PreparedWeight:
-            weight, packed = self._unpack("forward", weight)
+        array, packed = self._unpack("forward", weight)
         indices = None
         if "indices" in self._shapes.get("forward", ()):
             indices = np.empty(self.problem.output_shape, np.int64)
         if out is None:
             out = self._result("forward")
-        result = self._run("forward", (x, weight, bias, out, None, indices), packed)
+        result = self._run("forward", out, (x, array, bias, out, None, indices), packed)
         return result if indices is None else (result, indices)
 
     def grad_input(
@@ -204,14 +203,12 @@ class Plan:
         TypeError, ValueError
             An array is missing, or of another dtype or shape than the problem's; ``out`` overlaps an input.
         """
-        packed = None
-        if type(weight) is PreparedWeight:
-            weight, packed = self._unpack("grad_input", weight)
+        array, packed = self._unpack("grad_input", weight)
         if indices is not None and "indices" in self._shapes.get("grad_input", ()):
             check_indices(indices, self.problem)
         if out is None:
             out = self._result("grad_input")
-        return self._run("grad_input", (None, weight, None, out, grad_output, indices), packed)
+        return self._run("grad_input", out, (None, array, None, out, grad_output, indices), packed)
 
     def grad_weight(self, x: np.ndarray, grad_output: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
         """The gradient by the weight.
@@ -235,9 +232,14 @@ class Plan:
         """
         if out is None:
             out = self._result("grad_weight")
-        return self._run("grad_weight", (x, None, None, out, grad_output, None), None)
+        return self._run("grad_weight", out, (x, None, None, out, grad_output, None), None)
 
-    def _unpack(self, pass_: str, weight: PreparedWeight) -> tuple[np.ndarray, np.ndarray]:
+    def _unpack(
+        self, pass_: str, weight: np.ndarray | PreparedWeight | None
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """A weight as an array, and its packed form if it was prepared."""
+        if not isinstance(weight, PreparedWeight):
+            return weight, None
         if weight.key != self._weight_key or pass_ not in weight.packed:
             raise ValueError(
                 f"weight was prepared by a plan of other algorithms or another problem; prepare it with {self!r}"
@@ -254,7 +256,7 @@ class Plan:
         registry.check_pass(self.problem, pass_)
         raise ValueError(f"this plan has no {pass_} pass: it was made with passes={self.passes}")
 
-    def _run(self, pass_: str, operands: Operands, packed: np.ndarray | None) -> np.ndarray:
+    def _run(self, pass_: str, out: np.ndarray, operands: Operands, packed: np.ndarray | None) -> np.ndarray:
         """One pass: straight to the kernels where every array is plain, else through checks and copies."""
         if pass_ not in self._executors:
             self._no_pass(pass_)
@@ -265,15 +267,15 @@ class Plan:
             call = executor.call_with_copies
         if not _verbose:
             call(operands, packed)
-            return operands[_OUT]
+            return out
         begin = time.perf_counter()
         call(operands, packed)
         seconds = time.perf_counter() - begin
         print(f"convforge: {self.problem} {pass_} {self._chosen[pass_]} {seconds * 1e6:.1f} µs", file=sys.stderr)
-        return operands[_OUT]
+        return out
 
     def _check(self, pass_: str, operands: Operands) -> None:
-        """Raise for an operand that is missing, not wanted, or of another type, dtype or shape, and for a bad ``out``."""
+        """Raise for an operand that is missing, not wanted, or not what the pass takes, and for a bad ``out``."""
         shapes = self._shapes[pass_]
         for name, array in zip(OPERANDS, operands, strict=True):
             if name in shapes:
@@ -282,7 +284,7 @@ class Plan:
             elif array is not None:
                 raise ValueError(f"the {pass_} pass of {self.problem} takes no {name}")
         inputs = {name: array for name, array in zip(OPERANDS, operands, strict=True) if name != "out"}
-        check_output(operands[_OUT], *shapes["out"], inputs)
+        check_output(operands[OPERANDS.index("out")], *shapes["out"], inputs)
 
 
 def check_indices(indices: Any, problem: Problem) -> None:
@@ -415,5 +417,14 @@ def _warn_slow(problem: Problem) -> None:
             f"no fast kernel does {problem}: the slow NumPy reference is used (convforge.algorithms({str(problem)!r}) "
             "says why; this is said once)",
             PerformanceWarning,
-            stacklevel=5,
+            stacklevel=_callers_level(),
         )
+
+
+def _callers_level() -> int:
+    """The stack level, as seen from the function that asks, of the first frame outside the package."""
+    level, frame = 1, inspect.currentframe()
+    frame = frame.f_back if frame else None
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    return level

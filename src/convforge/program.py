@@ -57,9 +57,7 @@ class View:
 
     def transpose(self, *order: int) -> View:
         """The view with its axes in another order."""
-        return View(
-            self.array, tuple(self.axes[i] for i in order), tuple(self.steps[i] for i in order), self.starts
-        )
+        return View(self.array, tuple(self.axes[i] for i in order), tuple(self.steps[i] for i in order), self.starts)
 
     @property
     def address(self) -> Slot:

@@ -14,7 +14,7 @@ from itertools import product
 
 import numpy as np
 
-from convforge.algorithms import reference
+from convforge.algorithms import depthwise, direct, im2col, pooling, reference, winograd
 from convforge.algorithms.policy import Policy
 from convforge.errors import UnsupportedProblem
 from convforge.operands import operand_shapes
@@ -52,6 +52,8 @@ class Algorithm:
 
     def refuses(self, problem: Problem, pass_: str) -> str | None:
         """Why it does not do this pass of this problem, or None."""
+        if problem.kind not in self.policy.kinds:
+            return f"{self.name} is not made for {problem.kind} problems"
         if pass_ not in self.policy.passes:
             return f"{self.name} has no {pass_} pass"
         return self.policy.refuses(problem, pass_) or backend_missing(self.backend)
@@ -82,12 +84,7 @@ def _lookup(backend: str) -> Callable[[str, str], int]:
     return lookup
 
 
-_COMPILED = ()  # LEAD: temporary while the policies are being written
-for _name in ("winograd", "depthwise", "im2col", "direct", "pooling"):
-    try:
-        _COMPILED += importlib.import_module(f"convforge.algorithms.{_name}").POLICIES
-    except (ImportError, AttributeError) as _error:
-        pass
+_COMPILED = (*winograd.POLICIES, *depthwise.POLICIES, *im2col.POLICIES, *direct.POLICIES, *pooling.POLICIES)
 ALGORITHMS: tuple[Algorithm, ...] = (
     *(Algorithm(policy, backend) for policy, backend in product(_COMPILED, _COMPILED_BACKENDS)),
     *(Algorithm(policy, "numpy") for policy in reference.POLICIES),
@@ -102,7 +99,7 @@ def algorithm_names() -> tuple[str, ...]:
 
 
 def algorithms(problem: Problem | str, pass_: str = "forward") -> list[tuple[str, str, str | None]]:
-    """Every registered algorithm with its answer to one pass of a problem.
+    """Every algorithm registered for problems of its kind, with its answer to one pass of a problem.
 
     Parameters
     ----------
@@ -123,7 +120,12 @@ def algorithms(problem: Problem | str, pass_: str = "forward") -> list[tuple[str
     """
     problem = as_problem(problem)
     check_pass(problem, pass_)
-    return [(each.name, each.backend, each.refuses(problem, pass_)) for each in ALGORITHMS]
+    return [(each.name, each.backend, each.refuses(problem, pass_)) for each in registered(problem)]
+
+
+def registered(problem: Problem) -> list[Algorithm]:
+    """The algorithms made for problems of this kind, in the list's order."""
+    return [each for each in ALGORITHMS if problem.kind in each.policy.kinds]
 
 
 def as_problem(problem: Problem | str) -> Problem:
@@ -179,7 +181,7 @@ def candidates(
     limit = tolerance if tolerance is not None else DEFAULT_TOLERANCE[problem.dtype]
     exact_name = any(each.name == algorithm for each in ALGORITHMS)
     result = []
-    for each in ALGORITHMS:
+    for each in registered(problem):
         if algorithm not in ("auto", each.name, each.name.partition("_")[0]) or backend not in ("auto", each.backend):
             continue
         reason = each.refuses(problem, pass_)
@@ -206,7 +208,8 @@ def choose(
     named = candidates(problem, pass_, algorithm, backend, tolerance, mode)
     able = [each for each in named if each.reason is None]
     if not able:
-        reasons = "; ".join(f"{each.algorithm}: {each.reason}" for each in named) or "no such combination is registered"
+        reasons = "; ".join(f"{each.algorithm}: {each.reason}" for each in named)
+        reasons = reasons or f"none is registered for {problem.kind} problems"
         raise UnsupportedProblem(
             f"algorithm={algorithm!r} with backend={backend!r} does not do {pass_} of {problem}: {reasons}"
         )

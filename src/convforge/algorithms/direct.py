@@ -44,25 +44,34 @@ def _refuses(problem: Problem, pass_: str) -> str | None:
 
 
 def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
-    """Multiply-adds of whole tiles at three quarters of the peak (measured 70-90%), and the packing of the weight."""
+    """Whole tiles near the peak, what a tile takes beside its sums, the output's way to memory, packed weights."""
     assert isinstance(problem, ConvProblem)
     p, tile = problem, machine.tile(problem.dtype)
-    peak = 0.75 * machine.peak(p.dtype)
+    cycle = 4 * tile.lanes / machine.peak(p.dtype)
+    step = tile.rows * tile.vectors / 2
     if pass_ == "grad_weight":
         depth = p.c // p.groups * prod(p.kernel)
         tiles = p.groups * _blocks(p.k // p.groups, tile.rows) * _blocks(depth, tile.vectors)
-        steps = tiles * p.n * p.output[0] * _blocks(p.output[1], tile.lanes)
-        packing = 0
-    else:
-        steps = sum(
-            r.n * r.groups * _blocks(r.k, tile.rows) * _tiles(r, tile) * r.c * r.taps for r in correlations(p, pass_)
-        )
-        packing = 0 if mode == "prepared" else p.weight_bytes
-    return 2 * steps * tile.rows * tile.columns / peak + packing * _PACK_SECONDS + _CALL_SECONDS
+        steps = p.n * p.output[0] * (_blocks(p.output[1], tile.lanes) + _ROW_STEPS)
+        return tiles * (step * steps / _DOT_EFFICIENCY + _TILE_CYCLES) * cycle + _CALL_SECONDS
+    cycles, written = 0.0, p.k * prod(p.output) if pass_ == "forward" else p.c * prod(p.input)
+    for r in correlations(p, pass_):
+        tiles = r.n * r.groups * _blocks(r.k, tile.rows) * _tiles(r, tile)
+        cycles += tiles * (step * r.c * r.taps / _EFFICIENCY + _TILE_CYCLES)
+    packing = 0.0 if mode == "prepared" else p.weight_bytes * _PACK_SECONDS
+    return cycles * cycle + p.n * written * p.itemsize * _OUTPUT_SECONDS + packing + _CALL_SECONDS
 
 
-# seconds a byte of packed weights takes, and a call
-_PACK_SECONDS = 5e-10
+#: Measured: share of the peak that the sums reach, and those of the weight gradient, whose operands come from the
+#: second cache; steps that a row of the weight gradient takes beside its segments; cycles that a tile takes to plan its
+#: taps and store its sums, or to add them over the lanes.
+_EFFICIENCY = 0.85
+_DOT_EFFICIENCY = 0.55
+_ROW_STEPS = 2
+_TILE_CYCLES = 120
+#: Seconds a byte of output takes beyond that, a byte of the weight to pack, and a call.
+_OUTPUT_SECONDS = 1.2e-11
+_PACK_SECONDS = 1e-10
 _CALL_SECONDS = 2e-6
 
 
@@ -84,7 +93,7 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
     stages: list[Stage] = []
     prepare: list[Stage] = []
     packed_bytes = scratch_bytes = 0
-    itemsize = np.dtype(problem.dtype).itemsize
+    itemsize = problem.itemsize
     for r in correlations(problem, pass_):
         if r.taps == 0:
             stages.append(fill_zero(r))
@@ -100,12 +109,15 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
             )
         )  # fmt: skip
         splits = _splits(r, tile, block_bytes, machine)
+        items = r.n * splits * _tiles(r, tile) * r.groups
         stages.append(
             Stage(
                 "direct_forward",
                 {**input_fields(r), "packed": packed, "bias": bias_field(r), **output_fields(r), **geometry(r),
                  "splits": splits},
-                r.n * r.groups * splits * _tiles(r, tile),
+                items,
+                # the groups of a tile share its table of taps
+                grain=min(r.groups, _blocks(items, _LEAST_ITEMS)),
             )
         )  # fmt: skip
         packed_bytes += _round_up(r.groups * blocks * block_bytes)
@@ -142,7 +154,7 @@ def _grad_weight(p: ConvProblem, tile: Tile) -> Program:
         dtype=p.dtype,
         stages=(stage, sum_parts(p, parts)),
         workspace_bytes=parts * p.weight_bytes,
-        scratch_bytes=_scratch_bytes(segments, tile, np.dtype(p.dtype).itemsize),
+        scratch_bytes=_scratch_bytes(segments, tile, p.itemsize),
         contiguous=frozenset({"out"}),
     )
 
@@ -181,13 +193,22 @@ def fill_zero(r: Correlation) -> Stage:
 
 
 def _scratch_bytes(entries: int, tile: Tile, itemsize: int) -> int:
-    """The values of a tile, three numbers a vector, and a table: two numbers an entry, two more for each vector."""
-    indices = 3 * tile.vectors + entries * (2 + 2 * tile.vectors)
-    return tile.rows * tile.columns * itemsize + indices * _INDEX_BYTES
+    """The values of a tile, three numbers for each vector of the largest tile, and a table.
+
+    An entry of the table has a few numbers, and for each of those vectors two more and two masks of at most a vector.
+    """
+    vectors = 2 * tile.vectors
+    window = 4 * _INDEX_BYTES + 2 * tile.lanes * itemsize
+    return tile.rows * tile.columns * itemsize + 3 * vectors * _INDEX_BYTES + entries * (_ALIGNMENT + vectors * window)
+
+
+def _vectors(r: Correlation, tile: Tile) -> int:
+    """Segments of a tile: with few output channels a group it has half the rows, and twice the segments."""
+    return 2 * tile.vectors if 2 * r.k <= tile.rows else tile.vectors
 
 
 def _tiles(r: Correlation, tile: Tile) -> int:
-    return _blocks(r.output[0] * _blocks(r.output[1], tile.lanes), tile.vectors)
+    return _blocks(r.output[0] * _blocks(r.output[1], tile.lanes), _vectors(r, tile))
 
 
 def _blocks(count: int, size: int) -> int:
@@ -198,4 +219,4 @@ def _round_up(nbytes: int) -> int:
     return _blocks(nbytes, _ALIGNMENT) * _ALIGNMENT
 
 
-POLICIES = (Policy("direct", _PASSES, _refuses, _cost, _error, _program),)
+POLICIES = (Policy("direct", _PASSES, ("conv",), _refuses, _cost, _error, _program),)

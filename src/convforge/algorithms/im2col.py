@@ -134,7 +134,9 @@ def _in_pixels(
 
 
 def _pack(kernel: str, r: Correlation, packed: Slot, blocks: int) -> Stage:
-    fields = {"packed": packed, "g": r.groups, "k": r.k, "c": r.c, "kh": r.kernel[0], "kw": r.kernel[1]}
+    fields: dict[str, Slot | int] = {
+        "packed": packed, "g": r.groups, "k": r.k, "c": r.c, "kh": r.kernel[0], "kw": r.kernel[1],
+    }  # fmt: skip
     return Stage(kernel, {**weight_fields(r), **fields}, r.groups * blocks)
 
 
@@ -250,7 +252,8 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
             taps = r.c * r.taps
             if _prefers_pixels(r, tile, p.itemsize, machine):
                 tiles = _blocks(r.pixels, tile.rows)
-                products = tiles * _blocks(r.pixels, tiles) * _blocks(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
+                steps = _blocks(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
+                products: float = tiles * _blocks(r.pixels, tiles) * steps
             else:
                 by_rows = _by_rows(r, tile)
                 vectors = r.output[0] * _blocks(r.output[1], tile.lanes) if by_rows else _blocks(r.pixels, tile.lanes)
@@ -311,4 +314,4 @@ def _round_up_to(count: int, size: int) -> int:
     return _blocks(count, size) * size
 
 
-POLICIES = (Policy("im2col", ConvProblem.passes, _refuses, _cost, _error, _program),)
+POLICIES = (Policy("im2col", ConvProblem.passes, ("conv",), _refuses, _cost, _error, _program),)

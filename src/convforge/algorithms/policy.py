@@ -22,6 +22,8 @@ class Policy:
         The user's word for it (``algorithm="im2col"``).
     passes
         The passes it implements.
+    kinds
+        The kinds of problem it is made for.
     refuses
         ``refuses(problem, pass_)`` is None, or the reason why it does not do this problem.
     cost
@@ -36,6 +38,7 @@ class Policy:
 
     name: str
     passes: tuple[str, ...]
+    kinds: tuple[str, ...]
     refuses: Callable[[Problem, str], str | None]
     cost: Callable[[Problem, str, str, Machine], float]
     error: Callable[[Problem, str], float]

@@ -176,4 +176,4 @@ def _blocks(total: int, size: int) -> int:
 
 
 #: The same name as direct convolution: every output from its window, in place.
-POLICIES = (Policy("direct", ("forward", "grad_input"), _refuses, _cost, _error, _program),)
+POLICIES = (Policy("direct", ("forward", "grad_input"), ("max", "avg"), _refuses, _cost, _error, _program),)

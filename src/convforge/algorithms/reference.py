@@ -10,7 +10,6 @@ import numpy as np
 from convforge.algorithms.policy import Policy
 from convforge.kernels.numpy import reference
 from convforge.problem import ConvProblem, Problem
-from convforge.program import Program
 from convforge.runtime.executor import OPERANDS, Operands
 from convforge.runtime.machine import Machine, Tile
 
@@ -58,6 +57,10 @@ class ReferenceExecutor:
         del operands
         return False
 
+    def __call__(self, operands: Operands, packed: np.ndarray | None = None) -> None:
+        """Run; the same as :meth:`call_with_copies`."""
+        self.call_with_copies(operands, packed)
+
     def call_with_copies(self, operands: Operands, packed: np.ndarray | None = None) -> None:
         """Write the pass's result into ``out``, a max pool's indices into ``indices``."""
         del packed
@@ -87,4 +90,5 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> NoRe
     raise AssertionError("the reference has no program: the registry runs it with a ReferenceExecutor")
 
 
-POLICIES = (Policy("reference", ("forward", "grad_input", "grad_weight"), _refuses, _cost, _error, _program),)
+_PASSES = ("forward", "grad_input", "grad_weight")
+POLICIES = (Policy("reference", _PASSES, ("conv", "max", "avg"), _refuses, _cost, _error, _program),)

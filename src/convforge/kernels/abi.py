@@ -18,7 +18,8 @@ GRAD_OUTPUT = ("y", "y_n", "y_k", "y_h")  # the last axis has unit stride
 WEIGHT = ("w", "w_g", "w_k", "w_c", "w_h", "w_w")
 # c and k count the channels of one group; ph and pw pad before and may be negative (a crop)
 GEOMETRY = ("n", "g", "c", "k", "ih", "iw", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw")
-# u, w: transformed weight, the weight itself as [g][k][c][9]; v: transformed input, a block's every v_step elements;
+# u, w: transformed weight, the weight itself as [g][k / ROWS][9][c][ROWS]; v: transformed input, a block's every
+# v_step elements;
 # blocks: of tiles; c_block, k_block: channels at a time, k_block a multiple of ROWS
 _WINOGRAD = (
     *INPUT, "u", "w", "bias", *OUTPUT, "v", "n", "g", "c", "k", "ih", "iw", "oh", "ow", "ph", "pw", "blocks", "v_step",
@@ -27,8 +28,8 @@ _WINOGRAD = (
 # of the gradient by the weight. v, w: transformed x and grad_output of one block; s[g][xi][k][c]: sums of their
 # products, with LANES idle elements after each xi
 _WINOGRAD_GRAD = (
-    *INPUT, *GRAD_OUTPUT, "v", "w", "s", "out", "out_k", "out_c", "out_h", "out_w", "n", "g", "c", "k", "ih", "iw", "oh",
-    "ow", "ph", "pw", "blocks", "block", "channels",
+    *INPUT, *GRAD_OUTPUT, "v", "w", "s", "out", "out_k", "out_c", "out_h", "out_w", "n", "g", "c", "k", "ih", "iw",
+    "oh", "ow", "ph", "pw", "blocks", "block", "channels",
 )  # fmt: skip
 # int64, flat within a plane; the last axis has unit stride
 INDICES = ("indices", "indices_n", "indices_c", "indices_h")
@@ -45,18 +46,18 @@ DEPTHWISE_GRAD_WEIGHT = (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "rows", "co
 SIGNATURES: dict[str, tuple[str, ...]] = {
     # weight view -> packed[g][ceil(k / ROWS)][c * kh * kw][ROWS], rows past k zero; items: g * ceil(k / ROWS)
     "pack_weight": (*WEIGHT, "packed", "g", "k", "c", "kh", "kw"),
-    # weight view -> packed[g][panels][c * kh * kw][panel's channels]: ceil(k / LANES) vectors of channels in equal panels
-    # of at most VECTORS, channels past k zero; items: g * panels
+    # weight view -> packed[g][panels][c * kh * kw][panel's channels]: ceil(k / LANES) vectors of channels in equal
+    # panels of at most VECTORS, channels past k zero; items: g * panels
     "pack_columns": (*WEIGHT, "packed", "g", "k", "c", "kh", "kw"),
     # out[i] = partial[0][i] + ... + partial[parts - 1][i], pairwise; items: ceil(count / 1024) blocks
     "sum_parts": ("partial", "out", "parts", "count"),
     # out = 0 through its strides; items: n * channels
     "fill_zero": (*OUTPUT, "n", "channels", "oh", "ow"),
-    # items: n * g * splits of the k rows * panels of LANES * VECTORS pixels, which cover all pixels, or each row of them
-    # by itself (by_rows); depth: rows of lowered input at a time
+    # items: n * g * splits of the k rows * panels of LANES * VECTORS pixels, which cover all pixels, or each row of
+    # them by itself (by_rows); depth: rows of lowered input at a time
     "im2col_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "depth", "splits", "by_rows"),
-    # the same with output channels in the lanes, of weights from pack_columns. items: g * splits of the panels of channels
-    # * n * shares of the pixels
+    # the same with output channels in the lanes, of weights from pack_columns. items: g * splits of the panels of
+    # channels * n * shares of the pixels
     "im2col_pixels": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "depth", "splits", "shares"),
     # partial[parts][g][k][c * kh * kw]; items: parts * g * ceil(c * kh * kw / columns); panel: pixels lowered at a time
     "im2col_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "parts", "columns", "panel"),
@@ -67,14 +68,15 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "dot_tile": ("a", "lda", "b", "ldb", "c", "ldc", "depth", "rows", "columns"),
     # depth rounds of ROWS * VECTORS fused multiply-adds in registers, s = s * out[0] + out[1]; out: as many vectors
     "peak": ("out", "depth"),
-    # items: n * g * splits of the k rows * ceil(oh * ceil(ow / LANES) / VECTORS) tiles, tiles innermost
+    # items: n * splits of the k rows * ceil(oh * ceil(ow / LANES) / VECTORS) tiles * g, groups innermost; where 2 * k
+    # is at most ROWS, a tile has half the rows and 2 * VECTORS
     "direct_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "splits"),
     # partial[parts][g][k][c * kh * kw]; items: parts * g * ceil(k / ROWS) * ceil(c * kh * kw / VECTORS)
     "direct_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "parts"),
-    # c or k is 1; items: n * g * ceil(oh / rows); columns: output columns whose input is copied at a time. With step the
-    # rows' stride over its common divisor with their dilation, 3x3 is for steps and column strides of 1 or 2 and no
-    # dilation of the columns, forward for steps of 1, strided for others, pair for two convolutions of the same input
-    # with other columns of taps, whose outputs alternate along the rows; ow2 is 0 but for pairs
+    # c or k is 1; items: n * g * ceil(oh / rows); columns: output columns whose input is copied at a time. With step
+    # the rows' stride over its common divisor with their dilation, 3x3 is for steps and column strides of 1 or 2 and
+    # no dilation of the columns, forward for steps of 1, strided for others, pair for two convolutions of the same
+    # input with other columns of taps, whose outputs alternate along the rows; ow2 is 0 but for pairs
     **dict.fromkeys(("depthwise_3x3", "depthwise_forward", "depthwise_strided", "depthwise_pair"), DEPTHWISE),
     # c is 1; partial[parts][g][k][kh * kw]; items: parts * g, a part some of the n * ceil(oh / rows) blocks of rows
     **dict.fromkeys(("depthwise_grad_weight", "depthwise_strided_grad_weight"), DEPTHWISE_GRAD_WEIGHT),

@@ -1,0 +1,1 @@
+"""The machine, threads, the cache of compiled kernels, and the executor of programs."""

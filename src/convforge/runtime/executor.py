@@ -15,7 +15,7 @@ _ALIGNMENT = 64
 #: Below this many floating-point operations a second thread costs more to wake than it saves (measured: 2 µs a join).
 _PARALLEL_FLOPS = 2_000_000
 
-#: The arrays of a call, in the order of ``program.ARRAYS`` without the two buffers; None where a pass has no such array.
+#: The arrays of a call, in the order of ``program.ARRAYS`` without the two buffers; None where a pass has none.
 Operands = tuple[np.ndarray | None, ...]
 OPERANDS = ARRAYS[:6]
 
@@ -86,8 +86,7 @@ class Executor:
     def call_with_copies(self, operands: Operands, packed: np.ndarray | None = None) -> None:
         """Run the program on operands of any layout, alignment and byte order."""
         usable = tuple(
-            None if array is None else self._usable(name, array)
-            for name, array in zip(OPERANDS, operands, strict=True)
+            None if array is None else self._usable(name, array) for name, array in zip(OPERANDS, operands, strict=True)
         )
         self(usable, packed)
         for name, array, used in zip(OPERANDS, operands, usable, strict=True):

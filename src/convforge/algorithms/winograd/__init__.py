@@ -9,6 +9,7 @@ POLICIES = tuple(
     Policy(
         f"winograd_f{m}",
         policy.PASSES,
+        ("conv",),
         policy.refuses,
         partial(policy.cost, m),
         partial(policy.error, m),

@@ -107,7 +107,7 @@ def correlate(m: int, r: Correlation, dtype: str, tile: Tile, cut: Blocking) -> 
     itemsize = np.dtype(dtype).itemsize
     area, lanes = (m + 2) ** 2, tile.lanes
     vectors = _blocks(_blocks(_tile_count(m, r), lanes), cut.blocks)  # of the largest block
-    u_bytes = _round_up(r.groups * _round_up(r.k, tile.rows) * r.c * area * itemsize, _ALIGNMENT)
+    u_bytes = r.groups * _blocks(r.k, cut.k_block) * area * (cut.k_block * r.c + lanes) * itemsize
     v_step = area * (r.c * vectors + _blocks(vectors, tile.vectors)) * lanes
     products = area * cut.k_block * vectors * lanes
     rows = _rows_elements(m, vectors, lanes, r.input[1])
@@ -134,9 +134,9 @@ def correlate(m: int, r: Correlation, dtype: str, tile: Tile, cut: Blocking) -> 
         dtype=dtype,
         stages=stages,
         prepare=(Stage(f"winograd_f{m}_weight", weight, r.groups * _blocks(r.k, tile.rows)),),
-        packed_bytes=u_bytes + r.groups * r.k * r.c * 9 * itemsize,
+        packed_bytes=u_bytes + r.groups * _round_up(r.k, tile.rows) * r.c * 9 * itemsize,
         workspace_bytes=items * v_step * itemsize if cut.c_block else 0,
-        scratch_bytes=(products + rows + (0 if cut.c_block else v_step)) * itemsize + (9 * 32 * tile.rows) * itemsize,
+        scratch_bytes=(products + rows + (0 if cut.c_block else v_step)) * itemsize + 9 * tile.rows * lanes * itemsize,
     )
 
 
@@ -209,19 +209,20 @@ def cost(m: int, problem: Problem, pass_: str, mode: str, machine: Machine) -> f
     weight = area * p.groups * r.c * r.k * itemsize
     cycles = multiply_adds / (2 * _GEMM_SHARE) + vectors * channels * _TRANSFORM_CYCLES
     seconds = cycles * cycle + weight * cut.blocks / _CACHE_BANDWIDTH + _CALL_SECONDS
-    if weight > machine.l3 // 2:
-        seconds += weight / machine.bandwidth
+    if weight > machine.l3 // 2:  # it is prefetched from memory meanwhile
+        seconds = max(seconds, weight / machine.bandwidth)
     if mode == "functional":
-        seconds += p.groups * r.c * r.k * _WEIGHT_CYCLES * area / 16 * cycle + weight / machine.bandwidth
+        seconds += p.groups * r.c * r.k * area / tile.lanes * _WEIGHT_CYCLES * cycle
+        seconds += max(0, weight - machine.l2) / machine.bandwidth
     return seconds
 
 
 # Measured on one core: share of the peak that the products reach; cycles for a transformed vector of an input or
-# output channel, for packing one, for the 16 elements of a transformed weight; bytes/s of the last cache
+# output channel, for packing one, for a vector of a transformed weight; bytes/s of the last cache
 _GEMM_SHARE = 0.9
 _TRANSFORM_CYCLES = 6
 _PACK_CYCLES = 4
-_WEIGHT_CYCLES = 24
+_WEIGHT_CYCLES = 8
 _CACHE_BANDWIDTH = 3e10
 _CALL_SECONDS = 4e-6
 

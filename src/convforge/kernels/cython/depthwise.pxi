@@ -84,7 +84,8 @@ cdef inline int64_t aligned(int64_t nbytes) noexcept nogil:
 
 cdef inline char *depthwise_prepare(depthwise_input *d, char *scratch) noexcept nogil:
     # Derive what is the same for every item, lay the tables out; returns the rest of the scratch memory.
-    cdef int64_t j, column, before = max(d.pw, d.pw2) if d.kw2 else d.pw, common = greatest_divisor(d.sh, d.dh)
+    cdef int64_t before = d.pw if d.kw2 == 0 else d.pw2 if d.kw == 0 else max(d.pw, d.pw2)
+    cdef int64_t j, column, common = greatest_divisor(d.sh, d.dh)
     d.apart = d.dh // common
     d.step = d.sh // common
     d.reach = 1

@@ -2,11 +2,17 @@
 # A segment is LANES neighbouring pixels of one output row. A tile is VECTORS segments, of any rows, times ROWS output
 # channels; it steps through the input by a table of taps: where each one reads, and which lanes lie inside the row.
 
-# Fields of an entry in the table of taps; after them lo and hi of each segment: lanes lo <= lane < hi are inside.
-cdef enum:
-    TAP_OFFSET  # in the input, from the segment's first pixel
-    TAP_PLAIN  # every segment may be loaded whole
-    TAP_LANES
+cdef struct direct_window:
+    # Which lanes of a vector read inside a row: lo <= lane < hi, and the same as masks of the one or two vectors that
+    # a step of 1 or 2 loads. Masks are made once for all channels.
+    int64_t lo, hi
+    vec_mask lower, upper
+
+
+cdef struct direct_tap:
+    int64_t offset  # in the input, from a segment's first pixel
+    bint plain  # every segment may be loaded whole
+    direct_window windows[2 * VECTORS]
 
 
 cdef inline int64_t ceiling(int64_t a, int64_t b) noexcept nogil:
@@ -27,9 +33,28 @@ cdef inline vec direct_load(const real *p, int64_t step) noexcept nogil:
     return vec_load_strided(p, step, 0, LANES)
 
 
-cdef inline int64_t direct_reach(int64_t step) noexcept nogil:
-    # pixels from the first to the last that direct_load reads
-    return step * LANES if step <= 2 else step * (LANES - 1) + 1
+cdef inline vec direct_load_window(const real *p, int64_t step, const direct_window *window) noexcept nogil:
+    # the same for the lanes of the window, others are 0
+    if step == 1:
+        return vec_load_masked(p, window.lower)
+    if step == 2:
+        return vec_even(vec_load_masked(p, window.lower), vec_load_masked(p + LANES, window.upper))
+    return vec_load_strided(p, step, window.lo, window.hi)
+
+
+cdef inline bint direct_set_window(direct_window *window, int64_t column, int64_t iw, int64_t lanes,
+                                   int64_t step) noexcept nogil:
+    # For `lanes` lanes from `column` on of a row of iw pixels; whether a whole vector may be loaded as well.
+    cdef int64_t lo = clamp(ceiling(-column, step), 0, LANES)
+    cdef int64_t hi = clamp(min(ceiling(iw - column, step), lanes), lo, LANES)
+    window.lo = lo
+    window.hi = hi
+    if step == 2:
+        lo = 2 * lo
+        hi = 2 * hi - 1
+    window.lower = vec_lanes_between(lo, hi)
+    window.upper = vec_lanes_between(lo - LANES, hi - LANES)
+    return window.lo == 0 and window.hi == LANES and column + (2 * LANES if step == 2 else 0) <= iw
 
 
 cdef inline void direct_store(real *p, vec v, int64_t lanes, int64_t step) noexcept nogil:
@@ -46,127 +71,138 @@ cdef inline void direct_store(real *p, vec v, int64_t lanes, int64_t step) noexc
         vec_store_partial(p, v, lanes)
 
 
-cdef inline void direct_plan_taps(const direct_forward_args *a, int64_t tile, int64_t segments, int64_t *tap,
-                                  const real **sources, const real *x) noexcept nogil:
-    # Fill the table of taps for one tile, and each segment's first source pixel.
-    cdef int64_t per_row = ceil_div(a.ow, LANES)
-    cdef int64_t top[VECTORS]
-    cdef int64_t left[VECTORS]
-    cdef int64_t i, j, s, segment, column, lo, hi, reach = direct_reach(a.sw)
-    cdef bint plain
-    for s in range(VECTORS):
-        segment = min(tile * VECTORS + s, segments - 1)
-        top[s] = segment // per_row * a.sh - a.ph
-        left[s] = segment % per_row * LANES * a.sw - a.pw
-        sources[s] = x + top[s] * a.x_h + left[s]
-    for i in range(a.kh):
-        for j in range(a.kw):
-            plain = True
-            for s in range(VECTORS):
-                column = left[s] + j * a.dw
-                lo = hi = 0
-                if 0 <= top[s] + i * a.dh < a.ih:
-                    lo = clamp(ceiling(-column, a.sw), 0, LANES)
-                    hi = clamp(ceiling(a.iw - column, a.sw), lo, LANES)
-                tap[TAP_LANES + 2 * s] = lo
-                tap[TAP_LANES + 2 * s + 1] = hi
-                plain = plain and lo == 0 and hi == LANES and column + reach <= a.iw
-            tap[TAP_OFFSET] = i * a.dh * a.x_h + j * a.dw
-            tap[TAP_PLAIN] = plain
-            tap += TAP_LANES + 2 * VECTORS
+cdef inline bint direct_plan_taps(const direct_forward_args *a, int64_t vectors, int64_t tile, int64_t segments,
+                                  direct_tap *tap, int64_t *sources, bint inner) noexcept nogil:
+    # Fill the table of taps for one tile of `vectors` segments, and where each segment reads first. All tiles that read
+    # only whole vectors have the same table: returns whether this is one, `inner` says that the last one was.
+    cdef int64_t per_row = ceil_div(a.ow, LANES), i, j, s, segment, top, left
+    cdef int64_t reach = (a.kw - 1) * a.dw + (2 * LANES if a.sw == 2 else (LANES - 1) * a.sw + 1)
+    cdef bint plain, every = True
+    for s in range(vectors):
+        segment = min(tile * vectors + s, segments - 1)
+        top = segment // per_row * a.sh - a.ph
+        left = segment % per_row * LANES * a.sw - a.pw
+        sources[s] = top * a.x_h + left
+        every = every and top >= 0 and top + (a.kh - 1) * a.dh < a.ih and left >= 0 and left + reach <= a.iw
+    if every and inner:
+        return True
+    for s in range(vectors):
+        segment = min(tile * vectors + s, segments - 1)
+        top = segment // per_row * a.sh - a.ph
+        left = segment % per_row * LANES * a.sw - a.pw
+        for i in range(a.kh):
+            for j in range(a.kw):
+                plain = direct_set_window(
+                    &tap[i * a.kw + j].windows[s], left + j * a.dw, a.iw if 0 <= top + i * a.dh < a.ih else 0, LANES,
+                    a.sw,
+                )
+                tap[i * a.kw + j].plain = plain and (s == 0 or tap[i * a.kw + j].plain)
+                tap[i * a.kw + j].offset = i * a.dh * a.x_h + j * a.dw
+    return every
 
 
-cdef inline void direct_tile(const direct_forward_args *a, const int64_t *tap, const real **sources,
-                             const real *weight, real *tile, int64_t step) noexcept nogil:
-    # tile[ROWS][VECTORS][LANES] = weight x input over all channels and taps
-    cdef const real *p[VECTORS]
-    cdef vec sums[ROWS][VECTORS]
-    cdef vec row[VECTORS]
+cdef inline void direct_tile(int rows, int vectors, int64_t step, const direct_forward_args *a, const direct_tap *table,
+                             const int64_t *sources, const real *x, const real *weight, real *tile) noexcept nogil:
+    # tile[rows][vectors][LANES] = weight x input over all channels and taps
+    cdef const real *p[2 * VECTORS]
+    cdef vec sums[ROWS * VECTORS]
+    cdef vec row[2 * VECTORS]
     cdef vec scale
+    cdef const direct_tap *tap
     cdef int64_t c, t
     cdef int i, s
-    for s in range(VECTORS):
-        p[s] = sources[s]
-        for i in range(ROWS):
-            sums[i][s] = vec_zero()
+    for s in range(vectors):
+        p[s] = x + sources[s]
+    for i in range(rows):
+        for s in range(vectors):
+            sums[i * vectors + s] = vec_zero()
     for c in range(a.c):
+        tap = table
         for t in range(a.kh * a.kw):
-            if tap[TAP_PLAIN]:
-                for s in range(VECTORS):
-                    row[s] = direct_load(p[s] + tap[TAP_OFFSET], step)
+            if tap.plain:
+                for s in range(vectors):
+                    row[s] = direct_load(p[s] + tap.offset, step)
             else:
-                for s in range(VECTORS):
-                    row[s] = vec_load_strided(
-                        p[s] + tap[TAP_OFFSET], step, tap[TAP_LANES + 2 * s], tap[TAP_LANES + 2 * s + 1]
-                    )
-            for i in range(ROWS):
+                for s in range(vectors):
+                    row[s] = direct_load_window(p[s] + tap.offset, step, &tap.windows[s])
+            for i in range(rows):
                 scale = vec_broadcast(weight[i])
-                for s in range(VECTORS):
-                    sums[i][s] = vec_fma(scale, row[s], sums[i][s])
+                for s in range(vectors):
+                    sums[i * vectors + s] = vec_fma(scale, row[s], sums[i * vectors + s])
             weight += ROWS
-            tap += TAP_LANES + 2 * VECTORS
-        tap -= a.kh * a.kw * (TAP_LANES + 2 * VECTORS)
-        for s in range(VECTORS):
+            tap += 1
+        for s in range(vectors):
             p[s] += a.x_c
-    for i in range(ROWS):
-        for s in range(VECTORS):
-            vec_store(tile + (i * VECTORS + s) * LANES, sums[i][s])
+    for i in range(rows):
+        for s in range(vectors):
+            vec_store(tile + (i * vectors + s) * LANES, sums[i * vectors + s])
 
 
-cdef inline void direct_forward_items(const direct_forward_args *a, char *scratch, int64_t begin, int64_t end,
-                                      int64_t step) noexcept nogil:
-    cdef const real *sources[VECTORS]
+cdef inline void direct_forward_items(int rows, int vectors, int64_t step, const direct_forward_args *a, char *scratch,
+                                      int64_t begin, int64_t end) noexcept nogil:
     cdef real *values = <real *>scratch
-    cdef int64_t *table = <int64_t *>(values + ROWS * COLUMNS)
+    cdef direct_tap *table = <direct_tap *>(values + ROWS * COLUMNS)
+    cdef int64_t *sources = <int64_t *>(table + a.kh * a.kw)
     cdef int64_t per_row = ceil_div(a.ow, LANES), segments = a.oh * per_row
-    cdef int64_t tiles = ceil_div(segments, VECTORS), blocks = ceil_div(a.k, ROWS), depth = a.c * a.kh * a.kw
-    cdef int64_t item, tile, part, group, image, block, segment, column, first, i, s
+    cdef int64_t tiles = ceil_div(segments, vectors), blocks = ceil_div(a.k, ROWS), depth = a.c * a.kh * a.kw
+    cdef int64_t item, tile, part, group, image, block, segment, column, first, i, s, planned = -1
+    cdef bint inner = False
+    cdef const real *x
     cdef const real *bias
     cdef real *out
     cdef vec start
     for item in range(begin, end):
-        tile = item % tiles
-        part = item // tiles % a.splits
-        group = item // tiles // a.splits % a.g
-        image = item // tiles // a.splits // a.g
-        direct_plan_taps(
-            a, tile, segments, table, sources, <const real *>a.x + image * a.x_n + group * a.c * a.x_c
-        )
+        group = item % a.g
+        tile = item // a.g % tiles
+        part = item // a.g // tiles % a.splits
+        image = item // a.g // tiles // a.splits
+        if tile != planned:
+            inner = direct_plan_taps(a, vectors, tile, segments, table, sources, inner)
+            planned = tile
+        x = <const real *>a.x + image * a.x_n + group * a.c * a.x_c
         for block in range(part * blocks // a.splits, (part + 1) * blocks // a.splits):
             direct_tile(
-                a, table, sources, <const real *>a.packed + (group * blocks + block) * depth * ROWS, values, step
+                rows, vectors, step, a, table, sources, x,
+                <const real *>a.packed + (group * blocks + block) * depth * ROWS, values,
             )
             first = group * a.k + block * ROWS
             bias = <const real *>a.bias + first if a.bias else NULL
-            for s in range(min(<int64_t>VECTORS, segments - tile * VECTORS)):
-                segment = tile * VECTORS + s
+            for s in range(min(<int64_t>vectors, segments - tile * vectors)):
+                segment = tile * vectors + s
                 column = segment % per_row * LANES
                 out = <real *>a.out + image * a.out_n + first * a.out_k + segment // per_row * a.out_h + column * a.out_w
-                for i in range(min(<int64_t>ROWS, a.k - block * ROWS)):
+                for i in range(min(<int64_t>rows, a.k - block * ROWS)):
                     start = vec_zero() if bias == NULL else vec_broadcast(bias[i])
                     direct_store(
-                        out + i * a.out_k, vec_load(values + (i * VECTORS + s) * LANES) + start, a.ow - column, a.out_w
+                        out + i * a.out_k, vec_load(values + (i * vectors + s) * LANES) + start, a.ow - column, a.out_w
                     )
 
 
 cdef void direct_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const direct_forward_args *a = <const direct_forward_args *>args
-    if a.sw == 1:
-        direct_forward_items(a, scratch, begin, end, 1)
+    # few output channels a group: half the rows, twice the segments
+    if 2 * a.k <= ROWS:
+        if a.sw == 1:
+            direct_forward_items(ROWS // 2, 2 * VECTORS, 1, a, scratch, begin, end)
+        elif a.sw == 2:
+            direct_forward_items(ROWS // 2, 2 * VECTORS, 2, a, scratch, begin, end)
+        else:
+            direct_forward_items(ROWS // 2, 2 * VECTORS, a.sw, a, scratch, begin, end)
+    elif a.sw == 1:
+        direct_forward_items(ROWS, VECTORS, 1, a, scratch, begin, end)
     elif a.sw == 2:
-        direct_forward_items(a, scratch, begin, end, 2)
+        direct_forward_items(ROWS, VECTORS, 2, a, scratch, begin, end)
     else:
-        direct_forward_items(a, scratch, begin, end, a.sw)
+        direct_forward_items(ROWS, VECTORS, a.sw, a, scratch, begin, end)
 
 
 # The weight gradient: dot products along the output rows, of ROWS channels of grad_output with VECTORS shifted windows
 # of x, one for each of VECTORS neighbouring elements of the flattened (channel, kernel row, kernel column).
 
-# Fields of an entry in the table of a row's segments; after them lo and hi of each window.
-cdef enum:
-    SEGMENT_LANES  # inside the output row
-    SEGMENT_PLAIN
-    SEGMENT_WINDOWS
+cdef struct direct_segment:
+    bint plain
+    vec_mask inside  # the output row
+    direct_window windows[VECTORS]
 
 
 cdef struct direct_windows:
@@ -176,33 +212,26 @@ cdef struct direct_windows:
     int64_t bottom[VECTORS]
 
 
-cdef inline void direct_plan_windows(const direct_grad_weight_args *a, int64_t group, int64_t first, int64_t *segment,
-                                     direct_windows *windows) noexcept nogil:
+cdef inline void direct_plan_windows(const direct_grad_weight_args *a, int64_t group, int64_t first,
+                                     direct_segment *segment, direct_windows *windows) noexcept nogil:
     # Describe the windows of the elements from `first` on; fill the table of segments, the same for all rows.
-    cdef int64_t taps = a.kh * a.kw, reach = direct_reach(a.sw), s, t, element, row, lo, hi
-    cdef int64_t column[VECTORS]
+    cdef int64_t taps = a.kh * a.kw, s, t, element, row, column, lanes
     cdef bint plain
     for s in range(VECTORS):
         element = min(first + s, a.c * taps - 1)
         row = element % taps // a.kw * a.dh - a.ph
-        column[s] = element % a.kw * a.dw - a.pw
-        windows.first[s] = <const real *>a.x + (group * a.c + element // taps) * a.x_c + row * a.x_h + column[s]
+        column = element % a.kw * a.dw - a.pw
+        windows.first[s] = <const real *>a.x + (group * a.c + element // taps) * a.x_c + row * a.x_h + column
         windows.top[s] = ceiling(-row, a.sh)
         windows.bottom[s] = ceiling(a.ih - row, a.sh)
-    for t in range(ceil_div(a.ow, LANES)):
-        plain = (t + 1) * LANES <= a.ow
-        segment[SEGMENT_LANES] = a.ow - t * LANES
-        for s in range(VECTORS):
-            lo = clamp(ceiling(-column[s], a.sw) - t * LANES, 0, LANES)
-            hi = clamp(min(ceiling(a.iw - column[s], a.sw), a.ow) - t * LANES, lo, LANES)
-            segment[SEGMENT_WINDOWS + 2 * s] = lo
-            segment[SEGMENT_WINDOWS + 2 * s + 1] = hi
-            plain = plain and lo == 0 and hi == LANES and column[s] + t * LANES * a.sw + reach <= a.iw
-        segment[SEGMENT_PLAIN] = plain
-        segment += SEGMENT_WINDOWS + 2 * VECTORS
+        for t in range(ceil_div(a.ow, LANES)):
+            lanes = a.ow - t * LANES
+            plain = direct_set_window(&segment[t].windows[s], column + t * LANES * a.sw, a.iw, lanes, a.sw)
+            segment[t].plain = plain and lanes >= LANES and (s == 0 or segment[t].plain)
+            segment[t].inside = vec_lanes_between(0, lanes)
 
 
-cdef inline void direct_dots(const direct_grad_weight_args *a, const int64_t *segments, const direct_windows *windows,
+cdef inline void direct_dots(const direct_grad_weight_args *a, const direct_segment *segments, const direct_windows *windows,
                              const real *grad, int64_t rows, int64_t begin, int64_t end, real *dots,
                              int64_t step) noexcept nogil:
     # dots[ROWS][VECTORS][LANES] = sums over the output rows `begin` to `end`, counted through all images
@@ -211,7 +240,7 @@ cdef inline void direct_dots(const direct_grad_weight_args *a, const int64_t *se
     cdef vec y
     cdef const real *p[VECTORS]
     cdef const real *q[ROWS]
-    cdef const int64_t *segment
+    cdef const direct_segment *segment
     cdef int64_t row, line, image, t
     cdef bint plain
     cdef int i, s
@@ -230,7 +259,7 @@ cdef inline void direct_dots(const direct_grad_weight_args *a, const int64_t *se
             plain = plain and windows.top[s] <= line < windows.bottom[s]
         segment = segments
         for t in range(ceil_div(a.ow, LANES)):
-            if plain and segment[SEGMENT_PLAIN]:
+            if plain and segment.plain:
                 for s in range(VECTORS):
                     window[s] = direct_load(p[s], step)
                 for i in range(ROWS):
@@ -241,14 +270,12 @@ cdef inline void direct_dots(const direct_grad_weight_args *a, const int64_t *se
                 for s in range(VECTORS):
                     window[s] = vec_zero()
                     if windows.top[s] <= line < windows.bottom[s]:
-                        window[s] = vec_load_strided(
-                            p[s], step, segment[SEGMENT_WINDOWS + 2 * s], segment[SEGMENT_WINDOWS + 2 * s + 1]
-                        )
+                        window[s] = direct_load_window(p[s], step, &segment.windows[s])
                 for i in range(ROWS):
-                    y = vec_load_partial(q[i] + t * LANES, segment[SEGMENT_LANES])
+                    y = vec_load_masked(q[i] + t * LANES, segment.inside)
                     for s in range(VECTORS):
                         sums[i][s] = vec_fma(y, window[s], sums[i][s])
-            segment += SEGMENT_WINDOWS + 2 * VECTORS
+            segment += 1
             for s in range(VECTORS):
                 p[s] += LANES * step
     for i in range(ROWS):
@@ -259,7 +286,7 @@ cdef inline void direct_dots(const direct_grad_weight_args *a, const int64_t *se
 cdef inline void direct_grad_weight_items(const direct_grad_weight_args *a, char *scratch, int64_t begin, int64_t end,
                                           int64_t step) noexcept nogil:
     cdef real *dots = <real *>scratch
-    cdef int64_t *table = <int64_t *>(dots + ROWS * COLUMNS)
+    cdef direct_segment *table = <direct_segment *>(dots + ROWS * COLUMNS)
     cdef direct_windows windows
     cdef int64_t depth = a.c * a.kh * a.kw, columns = ceil_div(depth, VECTORS), blocks = ceil_div(a.k, ROWS)
     cdef int64_t item, part, group, block, first, channel, i, s

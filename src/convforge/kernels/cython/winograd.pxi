@@ -5,11 +5,12 @@
 # last two where the next tile of the same tile row begins. A block is split into panels of at most VECTORS vectors,
 # the register tile's width. With alpha = m + 2 and xi = 0 .. alpha^2 - 1:
 #
-#   v[panel][xi][c][tiles]  transformed input; LANES idle elements after each xi spread them over cache sets
+#   v[panel][xi][c][tiles]  transformed input
 #   u[k block][xi][part of c][k / ROWS][c][ROWS]
 #                           transformed weight, in the order of its use; parts of at most WINOGRAD_DEPTH channels
 #   p[panel][k][xi][tiles]  products, of one block of output channels
 #
+# LANES idle elements after each xi of v and u spread them over the sets of the caches.
 # m is a constant in each kernel; the constant products and the shuffles by m come from winograd_transforms.h.
 
 cdef extern from "winograd_transforms.h" nogil:
@@ -86,6 +87,8 @@ cdef inline void winograd_rows(
             if left + q >= 0 and left + q + LANES <= a.iw:
                 for i in range(m + 2):
                     d[i] = vec_load(rows[i] + left + q)
+                for i in range(m):  # of the next channel
+                    vec_prefetch(rows[i] + left + q + a.x_c)
             else:
                 for i in range(m + 2):
                     d[i] = vec_load_window(rows[i] + left + q, -(left + q), a.iw - (left + q))
@@ -175,10 +178,10 @@ cdef inline void winograd_multiply(
     int m, const winograd_args *a, const winograd_block *b, int64_t g, int64_t first_k, const real *v, real *p,
 ) noexcept nogil:
     """The products of a block of output channels."""
-    cdef int64_t area = (m + 2) * (m + 2), blocks = (a.k + ROWS - 1) // ROWS
+    cdef int64_t area = (m + 2) * (m + 2), blocks = (a.k + a.k_block - 1) // a.k_block
     cdef int64_t rows = (min(a.k_block, a.k - first_k) + ROWS - 1) // ROWS, xi, panel, row, first, width
     cdef int64_t parts = (a.c + WINOGRAD_DEPTH - 1) // WINOGRAD_DEPTH, part, channel, depth
-    cdef const real *u = <const real *>a.u + area * a.c * (g * blocks * ROWS + first_k)
+    cdef const real *u = <const real *>a.u + (g * blocks + first_k // a.k_block) * area * (a.k_block * a.c + LANES)
     cdef const real *columns
     cdef real *c
     for xi in range(area):
@@ -195,7 +198,7 @@ cdef inline void winograd_multiply(
                         depth, u + (rows * channel + row * depth) * ROWS, columns + channel * width, width,
                         c + row * ROWS * area * width, area * width, NULL, ROWS, width, part > 0,
                     )
-        u += rows * a.c * ROWS
+        u += rows * a.c * ROWS + LANES
 
 
 cdef inline vec winograd_tiles(int m, const real *p, int64_t step, real *rows, int64_t pitch) noexcept nogil:
@@ -226,7 +229,7 @@ cdef real winograd_exact(
 ) noexcept nogil:
     """One output by the definition."""
     cdef const real *x
-    cdef const real *w = <const real *>a.w + (g * a.k + k) * a.c * 9
+    cdef const real *w = <const real *>a.w + (g * ((a.k + ROWS - 1) // ROWS) + k // ROWS) * 9 * a.c * ROWS + k % ROWS
     cdef real total = 0, value
     cdef int64_t c, i, j
     for c in range(a.c):
@@ -236,8 +239,7 @@ cdef real winograd_exact(
                 value = 0  # padding times an infinite weight is NaN
                 if 0 <= top + i < a.ih and 0 <= left + j < a.iw:
                     value = x[(top + i) * a.x_h + left + j]
-                total += value * w[i * 3 + j]
-        w += 9
+                total += value * w[((i * 3 + j) * a.c + c) * ROWS]
     return total
 
 
@@ -297,6 +299,7 @@ cdef inline void winograd_transform_output(
                 q = 0
                 while q + LANES <= columns:
                     vec_store(out + q, vec_load(source + q) + shift)
+                    vec_prefetch(out + q + a.out_k)
                     q += LANES
                 if q < columns:
                     vec_store_partial(out + q, vec_load_partial(source + q, columns - q) + shift, columns - q)
@@ -370,54 +373,97 @@ cdef inline void winograd_only_output(
         winograd_transform_output(m, a, &b, g, k, p, rows)
 
 
+cdef inline void winograd_gather(
+    const winograd_f2_weight_args *a, int64_t g, int64_t first, int64_t first_c, int64_t channels, real *raw,
+    real *scratch,
+) noexcept nogil:
+    """raw[tap][c][ROWS] for some channels; where taps lie side by side, in either order, by vectors of channels."""
+    cdef int64_t rows = min(a.k - first, <int64_t>ROWS), c, row, tap, count
+    cdef const real *w = <const real *>a.w + g * a.w_g + first * a.w_k + first_c * a.w_c
+    cdef bint backward = a.w_w == -1 and a.w_h == -3
+    cdef bint dense = backward or (a.w_w == 1 and a.w_h == 3)
+    cdef real *to
+    cdef vec d[9]
+    cdef vec o[9]
+    cdef int i
+    if dense and backward:
+        w -= 8
+    if dense and a.w_c == 9:
+        c = 0
+        while c < channels:
+            count = min(channels - c, <int64_t>LANES)
+            for row in range(ROWS):
+                for i in range(9):
+                    d[i] = vec_zero()
+                    if row < rows:
+                        d[i] = vec_load_partial(w + row * a.w_k + c * 9 + i * LANES, count * 9 - i * LANES)
+                winograd_deinterleave(9, d, o)
+                for i in range(9):
+                    vec_store(scratch + (i * ROWS + row) * LANES, o[i])
+            for tap in range(9):
+                to = raw + ((8 - tap if backward else tap) * a.c + first_c + c) * ROWS
+                for i in range(ROWS):
+                    d[i] = vec_load(scratch + (tap * ROWS + i) * LANES)
+                winograd_interleave(ROWS, d, o)
+                for i in range(ROWS):
+                    vec_store_partial(to + i * LANES, o[i], count * ROWS - i * LANES)
+            c += LANES
+    elif dense and a.w_k == 9:
+        for c in range(channels):
+            row = 0
+            while row < ROWS:
+                for i in range(9):
+                    d[i] = vec_load_partial(w + c * a.w_c + row * 9 + i * LANES, (rows - row) * 9 - i * LANES)
+                winograd_deinterleave(9, d, o)
+                to = raw + (first_c + c) * ROWS + row
+                for i in range(9):
+                    vec_store_partial(to + (8 - i if backward else i) * a.c * ROWS, o[i], ROWS - row)
+                row += LANES
+    else:
+        for tap in range(9):
+            for c in range(channels):
+                to = raw + (tap * a.c + first_c + c) * ROWS
+                for row in range(ROWS):
+                    to[row] = 0
+                    if row < rows:
+                        to[row] = w[row * a.w_k + c * a.w_c + tap // 3 * a.w_h + tap % 3 * a.w_w]
+
+
 cdef inline void winograd_transform_weight(
     int m, const winograd_f2_weight_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
-    # G over the elements [c][ROWS] as they lie in u, whatever LANES is
+    # G over the elements [c][ROWS] as they lie in raw and u, whatever LANES is
     cdef int64_t blocks = (a.k + ROWS - 1) // ROWS, area = (m + 2) * (m + 2)
     cdef int64_t parts = (a.c + WINOGRAD_DEPTH - 1) // WINOGRAD_DEPTH
-    cdef int64_t item, g, first, in_block, rows, part, start, depth, c, channels, channel, row, e, size
-    cdef real *gathered = <real *>scratch
+    cdef int64_t k_blocks = (a.k + a.k_block - 1) // a.k_block
+    cdef int64_t item, first, in_block, part, start, depth, c, channels, e, size
     cdef real *raw
     cdef real *u
-    cdef const real *w
     cdef const real *scales = winograd_scales(m)
-    cdef real value
     cdef vec half[8][3]
     cdef vec d[8]
     cdef vec o[8]
     cdef int i, j
     for item in range(begin, end):
-        g = item // blocks
         first = item % blocks * ROWS
         in_block = min(a.k_block, a.k - first // a.k_block * a.k_block)
         in_block = (in_block + ROWS - 1) // ROWS
-        rows = min(a.k - first, <int64_t>ROWS)
+        raw = <real *>a.raw + item * 9 * a.c * ROWS
         for part in range(parts):
             start = a.c * part // parts
             depth = a.c * (part + 1) // parts - start
             c = start
             while c < start + depth:
                 channels = min(start + depth - c, <int64_t>WINOGRAD_CHANNELS)
-                size = channels * ROWS
-                for row in range(ROWS):
-                    raw = <real *>a.raw + ((g * a.k + first + row) * a.c + c) * 9
-                    for channel in range(channels):
-                        w = <const real *>a.w + g * a.w_g + (first + row) * a.w_k + (c + channel) * a.w_c
-                        for i in range(3):
-                            for j in range(3):
-                                value = 0
-                                if row < rows:
-                                    value = w[i * a.w_h + j * a.w_w]
-                                    raw[channel * 9 + i * 3 + j] = value
-                                gathered[(i * 3 + j) * size + channel * ROWS + row] = value
-                u = <real *>a.u + area * a.c * (g * blocks * ROWS + first // a.k_block * a.k_block)
+                winograd_gather(a, item // blocks, first, c, channels, raw, <real *>scratch)
+                u = <real *>a.u + (item // blocks * k_blocks + first // a.k_block) * area * (a.k_block * a.c + LANES)
                 u += (in_block * start + first % a.k_block // ROWS * depth + c - start) * ROWS
+                size = channels * ROWS
                 e = 0
                 while e < size:
                     for j in range(3):
                         for i in range(3):
-                            d[i] = vec_load_partial(gathered + (i * 3 + j) * size + e, size - e)
+                            d[i] = vec_load_partial(raw + ((i * 3 + j) * a.c + c) * ROWS + e, size - e)
                         winograd_weight(m, d, o)
                         for i in range(m + 2):
                             half[i][j] = o[i]
@@ -425,7 +471,7 @@ cdef inline void winograd_transform_weight(
                         winograd_weight(m, half[i], o)
                         for j in range(m + 2):
                             vec_store_partial(
-                                u + (i * (m + 2) + j) * in_block * a.c * ROWS + e,
+                                u + (i * (m + 2) + j) * (in_block * a.c * ROWS + LANES) + e,
                                 o[j] * vec_broadcast(scales[i * (m + 2) + j]), size - e,
                             )
                     e += LANES
@@ -476,7 +522,8 @@ cdef inline void winograd_transform_grad_output(
         while q < run * m:
             left = column * m + q
             for i in range(m):
-                d[i] = vec_load_window(rows[i] + left, 0, a.ow - left)
+                d[i] = vec_load_partial(rows[i] + left, a.ow - left)
+                vec_prefetch(rows[i] + left + a.y_k)
             winograd_grad_output(m, d, o)
             for i in range(m + 2):
                 vec_store(body + i * pitch + done * m + q, o[i])

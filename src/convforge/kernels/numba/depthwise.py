@@ -56,7 +56,7 @@ _Dots = namedtuple("_Dots", "x row apart count lanes offsets y y_row totals kw")
 
 def _masked_loads(target: Target) -> bool:
     """Whether masked loads cost no more than whole ones."""
-    return target.lanes * target.v.itemsize == 64
+    return bool(target.lanes * target.v.itemsize == 64)
 
 
 def _aligned(target: Target) -> Inner:
@@ -77,10 +77,10 @@ def _prepare(target: Target, f: Any, pair: bool) -> Inner:
         second = target.jit(lambda args: (0, 0, 0))
 
     @target.jit
-    def prepare(args, scratch, between):  # type: ignore[no-untyped-def]
+    def prepare(args, scratch, between):
         kw, sh, sw, dh, dw, ow = args[f.kw], args[f.sh], args[f.sw], args[f.dh], args[f.dw], args[f.ow]
         kw2, pw2, ow2 = second(args)
-        before = max(args[f.pw], pw2) if kw2 > 0 else args[f.pw]
+        before = args[f.pw] if kw2 == 0 else pw2 if kw == 0 else max(args[f.pw], pw2)
         common, rest = sh, dh
         while rest != 0:
             common, rest = rest, common % rest
@@ -114,7 +114,7 @@ def _next_panel(target: Target) -> Inner:
     up, between = ceiling(target), clamp(target)
 
     @target.call
-    def copy(d, x, line, lines, first):  # type: ignore[no-untyped-def]
+    def copy(d, x, line, lines, first):
         # Input rows of every channel from column `first` on. Rows innermost, for they share their masks.
         row, top = d.width * d.phases, between(-line, 0, lines)
         bottom = between(d.ih - line, top, lines)
@@ -148,7 +148,7 @@ def _next_panel(target: Target) -> Inner:
                         source, to = v.advance(source, d.x_h), v.advance(to, row)
 
     @target.jit
-    def next_panel(d, x, top, rows, column):  # type: ignore[no-untyped-def]
+    def next_panel(d, x, top, rows, column):
         first, line = column * d.sw - d.pw, top * d.sh - d.ph
         lines = (rows - 1) * d.sh + (d.kh - 1) * d.dh + 1
         columns = min(d.ow - column, d.columns)
@@ -169,7 +169,7 @@ def _chunk(target: Target) -> Inner:
     """Make ``chunk(rest, step, pair)``: kernel rows of the next pass, of those that rest."""
 
     @target.jit
-    def chunk(rest, step, pair):  # type: ignore[no-untyped-def]
+    def chunk(rest, step, pair):
         # with a step beyond 2 outputs share no input rows
         if step <= 2 and rest >= 5 and not pair:
             return 7 if rest >= 7 else 5
@@ -191,7 +191,8 @@ def _finish(target: Target, vectors: int, sums: list[str], sums2: list[str]) -> 
         values = [f"v.{half}({a}, {b})" for a, b in zip(sums, sums2, strict=True) for half in ("low", "high")]
     whole = [f"v.store(out, {i * lanes}, {value})" for i, value in enumerate(values)]
     partial = [
-        f"v.store_partial(v.advance(out, {i * lanes}), {value}, s.lanes - {i * lanes})" for i, value in enumerate(values)
+        f"v.store_partial(v.advance(out, {i * lanes}), {value}, s.lanes - {i * lanes})"
+        for i, value in enumerate(values)
     ]
     lines = partial
     if not _masked_loads(target):
@@ -202,7 +203,9 @@ def _finish(target: Target, vectors: int, sums: list[str], sums2: list[str]) -> 
     return lines
 
 
-def _roll(target: Target, kh: int, vectors: int, step: int, taps: Callable[..., list[str]], pair: bool = False) -> Inner:
+def _roll(
+    target: Target, kh: int, vectors: int, step: int, taps: Callable[..., list[str]], pair: bool = False
+) -> Inner:
     """Make ``roll(s)``: one pass of ``kh`` kernel rows over a strip.
 
     A step of 0 is any that is at least kh: one output in flight. ``taps(u, sums, second)`` is the source that adds the
@@ -239,8 +242,9 @@ def _roll(target: Target, kh: int, vectors: int, step: int, taps: Callable[..., 
         # the last row that an odd number of taps needs is an even one
         body += [f"if q + 2 < s.count + {flight}:", *_indented(1, add(1, False))]
     old = flight - 1
-    body += [f"if q >= {old}:", *_indented(1, _finish(target, vectors, names("s", old), names("z", old) if pair else []))]
-    lines = ["def roll(s):", "    x, out, line = s.x, v.advance(s.out, -s.out_row * %d), s.line" % old]
+    done = _finish(target, vectors, names("s", old), names("z", old) if pair else [])
+    body += [f"if q >= {old}:", *_indented(1, done)]
+    lines = ["def roll(s):", f"    x, out, line = s.x, v.advance(s.out, -s.out_row * {old}), s.line"]
     lines += ["    start, bias = s.start, v.broadcast(s.bias)", f"    whole = s.lanes >= {stores * v.lanes}"]
     lines += _indented(1, taps(-1, {}, False))
     for family in families:
@@ -274,8 +278,8 @@ def _three_taps(target: Target, vectors: int, load: int) -> Callable[..., list[s
     v = target.v
     lanes = v.lanes
 
-    def window(pointer: str, column: str, at: int) -> str:
-        return f"v.load_window(v.advance({pointer}, {at}), -{column} - {at}, s.iw - {column} - {at})"
+    def window(at: int) -> str:
+        return f"v.load_window(v.advance(p, {at}), -s.column - {at}, s.iw - s.column - {at})"
 
     def taps(u: int, sums: dict[int, list[str]], second: bool) -> list[str]:
         if u < 0:
@@ -287,12 +291,14 @@ def _three_taps(target: Target, vectors: int, load: int) -> Callable[..., list[s
             if load == _WHOLE:
                 lines += [f"a{j} = v.load(p, s.offsets[{j}] + {i * lanes})" for j in range(3)]
             elif load == _MASKED:
-                lines += [f"a{j} = {window('p', 's.column', j + i * lanes)}" for j in range(3)]
+                lines += [f"a{j} = {window(j + i * lanes)}" for j in range(3)]
             else:
-                lines += [f"lower, upper = {', '.join(window('p', 's.column', (2 * i + k) * lanes) for k in (0, 1))}"]
-                lines += ["a0, a1 = v.even(lower, upper), v.odd(lower, upper)"]
-                lines += [f"lower, upper = {', '.join(window('p', 's.column', (2 * i + k) * lanes + 2) for k in (0, 1))}"]
-                lines += ["a2 = v.even(lower, upper)"]
+                for at in (0, 2):
+                    for k, name in enumerate(("lower", "upper")):
+                        lines += [f"{name} = {window((2 * i + k) * lanes + at)}"]
+                    lines += [f"a{at} = v.even(lower, upper)"]
+                    if at == 0:
+                        lines += ["a1 = v.odd(lower, upper)"]
             for j in range(3):
                 lines += [f"{names[i]} = v.fma(w{j}_{t}, a{j}, {names[i]})" for t, names in sums.items()]
         return lines
@@ -301,7 +307,7 @@ def _three_taps(target: Target, vectors: int, load: int) -> Callable[..., list[s
 
 
 def _passes(target: Target, shapes: list[tuple[int, int]], *, pair: bool = False) -> Inner:
-    """Make ``run(kh, vectors, step, load, s)``: the pass for these numbers; ``shapes`` lists steps and numbers of rows."""
+    """Make ``run(kh, vectors, step, load, s)``: the pass for these numbers. ``shapes`` lists steps and rows."""
     names = {}
     lines = ["def run(kh, vectors, step, load, s):"]
     for vectors in (2, 1):
@@ -317,7 +323,7 @@ def _passes_3(target: Target) -> Inner:
     """Make ``run(kh, vectors, step, load, s)`` for 3x3 kernels."""
     names = {}
     lines = ["def run(kh, vectors, step, load, s):"]
-    loads = [(1, _WHOLE, (2, 1)), (2, _WHOLE, (2, 1))]
+    loads: list[tuple[int, int, tuple[int, ...]]] = [(1, _WHOLE, (2, 1)), (2, _WHOLE, (2, 1))]
     if _masked_loads(target):
         loads = [(1, _MASKED, (4, 2, 1)), (2, _MASKED_PAIRS, (2, 1))]
     for step, load, widths in loads:
@@ -328,8 +334,11 @@ def _passes_3(target: Target) -> Inner:
     return target.call(define("run", lines, **names))
 
 
+_NARROW_FIELDS = "g ih iw oh ow ph pw x_n x_c x_h out_n out_k out_h w_g w_h w_w"
+
+
 def _narrow(target: Target, f: Any, planes: int, step: int) -> Inner:
-    """Make ``narrow(args, begin, end)``: 3x3 kernels on maps of one vector, or of half a vector: then two planes fill one.
+    """Make ``narrow(args, begin, end)``: 3x3 kernels on maps of one vector, or of half: then two planes fill one.
 
     Whole planes, nothing is copied: what a plane costs beside its rows is a good part of small maps.
     """
@@ -337,16 +346,16 @@ def _narrow(target: Target, f: Any, planes: int, step: int) -> Inner:
     lanes = v.lanes
     part = lanes // planes
     flight = 3 if step == 1 else 2
-    halves = v.shuffle(tuple([*range(part), *range(lanes + part, 2 * lanes)]))
+    halves = v.shuffle((*range(part), *range(lanes + part, 2 * lanes)))
     swap = v.shuffle(tuple((lane + part) % lanes for lane in range(lanes)))
 
     @target.jit
-    def window(p, first, column, iw):  # type: ignore[no-untyped-def]
+    def window(p, first, column, iw):
         # columns `column` on, in the lanes from `first` on of a plane's part
         return v.load_window(p, first + max(-column, 0), first + min(iw - column, part))
 
     @target.jit
-    def row(p, column, iw):  # type: ignore[no-untyped-def]
+    def row(p, column, iw):
         return v.load_window(p, -column, iw - column)
 
     def both(first: str, second: str) -> str:
@@ -354,19 +363,22 @@ def _narrow(target: Target, f: Any, planes: int, step: int) -> Inner:
 
     every = range(planes)
     lines = ["def narrow(args, begin, end):"]
-    for name in ("g", "ih", "iw", "oh", "ow", "ph", "pw", "x_n", "x_c", "x_h", "out_n", "out_k", "out_h", "w_g", "w_h", "w_w"):
+    for name in _NARROW_FIELDS.split():
         lines += [f"    {name} = args[{getattr(f, name)}]"]
     lines += [f"    for item in range(begin, end, {planes}):"]
     for i in every:
-        lines += [f"        plane = min(item + {i}, end - 1)", "        image = plane // g", "        group = plane - image * g"]
+        lines += [f"        plane = min(item + {i}, end - 1)"]
+        lines += ["        image = plane // g", "        group = plane - image * g"]
         # a plane of the upper half is read from half a vector before it
         ahead = i * part if step == 1 else 0
-        lines += [f"        x{i} = v.advance(v.pointer(args[{f.x}]), image * x_n + group * x_c - ph * x_h - pw - {ahead})"]
+        at = f"image * x_n + group * x_c - ph * x_h - pw - {ahead}"
+        lines += [f"        x{i} = v.advance(v.pointer(args[{f.x}]), {at})"]
         at = f"image * out_n + group * out_k - {flight - 1} * out_h"
         lines += [f"        out{i} = v.advance(v.pointer(args[{f.out}]), {at})"]
         lines += [f"        w = v.advance(v.pointer(args[{f.w}]), group * w_g)"]
         lines += [f"        k{i}_{t}{j} = v.broadcast(w[{t} * w_h + {j} * w_w])" for t in range(3) for j in range(3)]
-        lines += [f"        bias{i} = v.broadcast(v.pointer(args[{f.bias}])[group]) if args[{f.bias}] != 0 else v.zero()"]
+        lines += [f"        bias{i} = v.zero()", f"        if args[{f.bias}] != 0:"]
+        lines += [f"            bias{i} = v.broadcast(v.pointer(args[{f.bias}])[group])"]
     lines += [f"        bias = {both('bias0', 'bias1')}"]
     lines += [f"        k{t}{j} = {both(f'k0_{t}{j}', f'k1_{t}{j}')}" for t in range(3) for j in range(3)]
     lines += [f"        s{age} = v.zero()" for age in range(flight)]
@@ -381,10 +393,10 @@ def _narrow(target: Target, f: Any, planes: int, step: int) -> Inner:
                 lines += [f"                a{j} = {' + '.join(loads)}"]
         else:
             # two planes: the even columns of both are those of the two vectors one after the other
-            second, at = ("x1", 0) if planes == 2 else ("x0", lanes)
+            second, ahead = ("x1", 0) if planes == 2 else ("x0", lanes)
             for j in (0, 2):
                 lines += [f"                lower = row(v.advance(x0, {j}), {j} - pw, iw)"]
-                lines += [f"                upper = row(v.advance({second}, {j + at}), {j + at} - pw, iw)"]
+                lines += [f"                upper = row(v.advance({second}, {j + ahead}), {j + ahead} - pw, iw)"]
                 lines += [f"                a{j} = v.even(lower, upper)"]
                 if j == 0:
                     lines += ["                a1 = v.odd(lower, upper)"]
@@ -400,7 +412,8 @@ def _narrow(target: Target, f: Any, planes: int, step: int) -> Inner:
             lines += [f"            if q >= {flight - 1}:", f"                done = s{flight - 1} + bias"]
             lines += ["                v.store_partial(out0, done, ow)"]
             if planes == 2:
-                lines += ["                if item + 1 < end:", "                    v.store_partial(out1, swap(done, done), ow)"]
+                lines += ["                if item + 1 < end:"]
+                lines += ["                    v.store_partial(out1, swap(done, done), ow)"]
             lines += [f"            out{i} = v.advance(out{i}, out_h)" for i in every]
     return target.call(define("narrow", lines, v=v, window=window, row=row, halves=halves, swap=swap))
 
@@ -410,12 +423,11 @@ def depthwise_3x3(target: Target) -> Callable[..., None]:
     f = abi.fields("depthwise_3x3")
     if not _masked_loads(target):
         return _forward(target, _passes_3(target), (_WHOLE, _WHOLE))
-    wide = _forward(target, _passes_3(target), (_MASKED, _MASKED_PAIRS))
     lanes = target.lanes
     halves_1, whole_1, halves_2, whole_2 = (_narrow(target, f, planes, step) for step in (1, 2) for planes in (2, 1))
-    wide = target.call(wide)
+    wide = target.call(_forward(target, _passes_3(target), (_MASKED, _MASKED_PAIRS)))
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         ow = args[f.ow]
         if args[f.c] * args[f.k] * args[f.dh] * args[f.out_w] != 1 or args[f.rows] < args[f.oh] or ow > lanes:
             wide(args, scratch, begin, end)
@@ -460,7 +472,7 @@ def _forward(target: Target, run: Inner, loads: tuple[int, int] = (_WHOLE, _WHOL
     load_1, load_2 = loads
 
     @target.call
-    def strip_rows(d, panel, load, column, vectors, weight, weight2, out, out_h, out_w, top, rows, bias, buffer):  # type: ignore[no-untyped-def]
+    def strip_rows(d, panel, load, column, vectors, weight, weight2, out, out_h, out_w, top, rows, bias, buffer):
         # All rows of a strip of one channel, `column` counted in the panel.
         pair = d.ow2 > 0
         times = 2 if pair else 1
@@ -484,8 +496,8 @@ def _forward(target: Target, run: Inner, loads: tuple[int, int] = (_WHOLE, _WHOL
                             v.advance(panel.first, at), d.dh * panel.row, d.apart * d.sh * panel.row, count,
                             panel.offsets, d.kw, d.kw2, w, w2, buffer, begun, to if last else buffer,
                             d.apart * out_h if last else strip_lanes, lanes_left if last else strip_lanes,
-                            bias if last else v.extract(v.zero(), 0), last, (top + phase) * d.sh - d.ph + i * d.dh, d.dh,
-                            d.apart * d.sh, (panel.column + column) * d.sw - d.pw, d.ih, d.iw, d.copy,
+                            bias if last else v.extract(v.zero(), 0), last, (top + phase) * d.sh - d.ph + i * d.dh,
+                            d.dh, d.apart * d.sh, (panel.column + column) * d.sw - d.pw, d.ih, d.iw, d.copy,
                         ),
                     )  # fmt: skip
                     begun = True
@@ -497,7 +509,7 @@ def _forward(target: Target, run: Inner, loads: tuple[int, int] = (_WHOLE, _WHOL
                         to[i * d.apart * out_h + j * out_w] = buffer[i * strip_lanes + j] + bias
 
     @target.call
-    def gather(d, w, w_k, w_c, w_h, w_w, k, kw, weights):  # type: ignore[no-untyped-def]
+    def gather(d, w, w_k, w_c, w_h, w_w, k, kw, weights):
         # The weights of a group, [k][c][passes][kw][rows of the pass].
         at = 0
         for m in range(k):
@@ -511,7 +523,7 @@ def _forward(target: Target, run: Inner, loads: tuple[int, int] = (_WHOLE, _WHOL
                             at += 1
                     i += kh
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         g, c, k, kh, kw, kw2 = args[f.g], args[f.c], args[f.k], args[f.kh], args[f.kw], args[f.kw2]
         w_g, w_k, w_c, w_h, w_w = args[f.w_g], args[f.w_k], args[f.w_c], args[f.w_h], args[f.w_w]
         out_h, out_w = args[f.out_h], args[f.out_w]
@@ -545,7 +557,8 @@ def _forward(target: Target, run: Inner, loads: tuple[int, int] = (_WHOLE, _WHOL
                     panel = _Panel(first, d.offsets_in_place, d.x_h, d.x_c, column, d.ow)
                 for i in range(k):
                     channel = group * k + i
-                    out = v.advance(v.pointer(args[f.out]), image * args[f.out_n] + channel * args[f.out_k] + top * out_h)
+                    offset = image * args[f.out_n] + channel * args[f.out_k] + top * out_h
+                    out = v.advance(v.pointer(args[f.out]), offset)
                     bias = v.pointer(args[f.bias])[channel] if args[f.bias] != 0 else v.extract(v.zero(), 0)
                     at = 0
                     while at < panel.columns:
@@ -606,8 +619,8 @@ def _dot_roll(target: Target, th: int, tw: int, step: int, partial: bool) -> Inn
 
 
 def _dot_passes(target: Target, shapes: list[tuple[int, int]]) -> Inner:
-    """Make ``run(th, tw, step, s)``: the pass for these numbers; ``shapes`` lists steps and numbers of rows."""
-    names = {}
+    """Make ``run(th, tw, step, s)``: the pass for these numbers. ``shapes`` lists steps and rows."""
+    names: dict[str, Inner] = {}
     lines = ["def run(th, tw, step, s):"]
     for partial in (True,) if _masked_loads(target) else (False, True):
         for step, th in shapes:
@@ -639,14 +652,14 @@ def _grad_weight(target: Target, shapes: list[tuple[int, int]]) -> Callable[...,
     prepare, next_panel = _prepare(target, f, False), _next_panel(target)
 
     @target.jit
-    def tap_columns(th, rest):  # type: ignore[no-untyped-def]
+    def tap_columns(th, rest):
         # Kernel columns of the next pass of th kernel rows, of those that rest: as many as the registers hold.
         if th <= 3:
             return 3 if rest >= 3 else 1
         return 2 if th == 5 and rest >= 2 else 1
 
     @target.call
-    def dot_panel(d, panel, rows, grad, y_h, totals):  # type: ignore[no-untyped-def]
+    def dot_panel(d, panel, rows, grad, y_h, totals):
         for phase in range(min(d.apart, rows)):
             for column in range(0, panel.columns, lanes):
                 i = 0
@@ -665,7 +678,7 @@ def _grad_weight(target: Target, shapes: list[tuple[int, int]]) -> Callable[...,
                         j += tw
                     i += th
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         g, k, taps, parts, y_h = args[f.g], args[f.k], args[f.kh] * args[f.kw], args[f.parts], args[f.y_h]
         blocks = up(args[f.oh], args[f.rows])
         units = args[f.n] * blocks

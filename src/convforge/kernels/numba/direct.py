@@ -38,7 +38,7 @@ def store_strided(target: Target) -> Inner:
     lanes = v.lanes
 
     @target.jit
-    def store_strided(to, values, add, n, step):  # type: ignore[no-untyped-def]
+    def store_strided(to, values, add, n, step):
         if step != 1:
             for i in range(min(n, lanes)):
                 to[i * step] = values[i] + add
@@ -65,14 +65,16 @@ def _load(lanes: int, pointer: str, step: int) -> str:
     return f"v.load_strided({pointer}, step, 0, {lanes})"
 
 
-def _tile(target: Target, step: int) -> Inner:
+def _tile(target: Target, halves: bool, step: int) -> Inner:
     """Make ``tile(channels, taps, x_c, table, x, sources, weight, values, step)``.
 
-    values[ROWS][VECTORS][LANES] = weight x input over all channels and taps.
+    values[rows][vectors][LANES] = weight x input over all channels and taps; ``halves``: of half the tile's rows.
     """
     v = target.v
-    rows, vectors = range(target.rows), range(target.vectors)
-    entry = _LANES + 2 * target.vectors
+    rows, vectors = range(target.rows // 2), range(2 * target.vectors)
+    if not halves:
+        rows, vectors = range(target.rows), range(target.vectors)
+    entry = _LANES + 2 * len(vectors)
     lines = ["def tile(channels, taps, x_c, table, x, sources, weight, values, step):"]
     lines += [f"    p{s} = v.advance(x, sources[{s}])" for s in vectors]
     lines += [f"    s{i}_{s} = v.zero()" for i in rows for s in vectors]
@@ -90,31 +92,58 @@ def _tile(target: Target, step: int) -> Inner:
         lines += [f"            s{i}_{s} = v.fma(scale, r{s}, s{i}_{s})" for s in vectors]
     lines += [f"            weight = v.advance(weight, {target.rows})"]
     lines += [f"        p{s} = v.advance(p{s}, x_c)" for s in vectors]
-    lines += [f"    v.store(values, {(i * target.vectors + s) * v.lanes}, s{i}_{s})" for i in rows for s in vectors]
+    lines += [f"    v.store(values, {(i * len(vectors) + s) * v.lanes}, s{i}_{s})" for i in rows for s in vectors]
     return target.call(define("tile", lines, v=v))
 
 
 def direct_forward(target: Target) -> Callable[..., None]:
-    """Tiles of the output; the table of taps serves all output channels of a tile."""
-    v, tile_rows, vectors = target.v, target.rows, target.vectors
+    """Tiles of the output; with few output channels a group, of half the rows and twice the segments."""
+    f = abi.fields("direct_forward")
+    most = target.rows // 2
+    half, whole = target.call(_forward(target, True)), target.call(_forward(target, False))
+
+    def kernel(args, scratch, begin, end):
+        if args[f.k] <= most:
+            half(args, scratch, begin, end)
+        else:
+            whole(args, scratch, begin, end)
+
+    return kernel
+
+
+def _forward(target: Target, halves: bool) -> Callable[..., None]:
+    """Items of one kind of tile; the table of taps serves all output channels of a tile."""
+    v, block_rows = target.v, target.rows
+    rows, vectors = (target.rows // 2, 2 * target.vectors) if halves else (target.rows, target.vectors)
     lanes = v.lanes
     f = abi.fields("direct_forward")
     entry = _LANES + 2 * vectors
     up, between, reach, store = ceiling(target), clamp(target), _reach(target), store_strided(target)
-    tile_1, tile_2, tile_any = (_tile(target, step) for step in _STEPS)
+    tile_1, tile_2, tile_any = (_tile(target, halves, step) for step in _STEPS)
 
     @target.jit
-    def plan_taps(args, tile, segments, table, sources):  # type: ignore[no-untyped-def]
+    def plan_taps(args, tile, segments, table, sources, inner):
+        # All tiles that read only whole vectors have the same table: returns whether this is one; `inner` says that
+        # the last one was.
         ih, iw, kh, kw, sh, sw = args[f.ih], args[f.iw], args[f.kh], args[f.kw], args[f.sh], args[f.sw]
         ph, pw, dh, dw = args[f.ph], args[f.pw], args[f.dh], args[f.dw]
         per_row = up(args[f.ow], lanes)
+        every = True
         for s in range(vectors):
             segment = min(tile * vectors + s, segments - 1)
             top = segment // per_row * sh - ph
             left = segment % per_row * lanes * sw - pw
             sources[s] = top * args[f.x_h] + left
+            every = every and top >= 0 and top + (kh - 1) * dh < ih and left >= 0
+            every = every and left + (kw - 1) * dw + reach(sw) <= iw
+        if every and inner:
+            return True
+        for s in range(vectors):
+            segment = min(tile * vectors + s, segments - 1)
+            top = segment // per_row * sh - ph
+            left = segment % per_row * lanes * sw - pw
             for i in range(kh):
-                inside = 0 <= top + i * dh and top + i * dh < ih
+                inside = top + i * dh >= 0 and top + i * dh < ih
                 for j in range(kw):
                     at = (i * kw + j) * entry
                     column = left + j * dw
@@ -125,33 +154,37 @@ def direct_forward(target: Target) -> Callable[..., None]:
                     table[at + _PLAIN] = 1 if plain and (s == 0 or table[at + _PLAIN] != 0) else 0
                     table[at + _LANES + 2 * s] = lo
                     table[at + _LANES + 2 * s + 1] = hi
+        return every
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         g, c, k, oh, ow, sw = args[f.g], args[f.c], args[f.k], args[f.oh], args[f.ow], args[f.sw]
         taps, splits = args[f.kh] * args[f.kw], args[f.splits]
         per_row = up(ow, lanes)
         segments = oh * per_row
-        tiles, blocks = up(segments, vectors), up(k, tile_rows)
+        tiles, blocks = up(segments, vectors), up(k, block_rows)
         # scratch: values of a tile, its segments' first pixels, table of taps
         values = v.pointer(scratch)
-        sources = v.pointer_int64(scratch + tile_rows * vectors * lanes * v.itemsize)
+        sources = v.pointer_int64(scratch + rows * vectors * lanes * v.itemsize)
         table = v.advance(sources, vectors)
+        planned, inner = -1, False
         for item in range(begin, end):
-            tile = item % tiles
-            part = item // tiles % splits
-            group = item // tiles // splits % g
-            image = item // tiles // splits // g
-            plan_taps(args, tile, segments, table, sources)
+            group = item % g
+            tile = item // g % tiles
+            part = item // g // tiles % splits
+            image = item // g // tiles // splits
+            if tile != planned:
+                inner = plan_taps(args, tile, segments, table, sources, inner)
+                planned = tile
             x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + group * c * args[f.x_c])
             for block in range(part * blocks // splits, (part + 1) * blocks // splits):
-                weight = v.advance(v.pointer(args[f.packed]), (group * blocks + block) * c * taps * tile_rows)
+                weight = v.advance(v.pointer(args[f.packed]), (group * blocks + block) * c * taps * block_rows)
                 if sw == 1:
                     tile_1(c, taps, args[f.x_c], table, x, sources, weight, values, sw)
                 elif sw == 2:
                     tile_2(c, taps, args[f.x_c], table, x, sources, weight, values, sw)
                 else:
                     tile_any(c, taps, args[f.x_c], table, x, sources, weight, values, sw)
-                first = group * k + block * tile_rows
+                first = group * k + block * block_rows
                 bias = v.advance(v.pointer(args[f.bias]), first)
                 for s in range(min(vectors, segments - tile * vectors)):
                     row = (tile * vectors + s) // per_row
@@ -160,7 +193,7 @@ def direct_forward(target: Target) -> Callable[..., None]:
                         v.pointer(args[f.out]),
                         image * args[f.out_n] + first * args[f.out_k] + row * args[f.out_h] + column * args[f.out_w],
                     )
-                    for i in range(min(tile_rows, k - block * tile_rows)):
+                    for i in range(min(rows, k - block * block_rows)):
                         add = bias[i] if args[f.bias] != 0 else v.extract(v.zero(), 0)
                         store(
                             v.advance(out, i * args[f.out_k]), v.advance(values, (i * vectors + s) * lanes), add,
@@ -171,7 +204,7 @@ def direct_forward(target: Target) -> Callable[..., None]:
 
 
 def _dots(target: Target, step: int) -> Inner:
-    """Make ``dots(table, windows, x, x_n, x_h, sh, grad, y_n, y_k, y_h, rows, oh, segments, begin, end, values, step)``.
+    """Make ``dots(...)``, of the arguments named below.
 
     values[ROWS][VECTORS][LANES] = products of channels of grad_output with windows of x, summed over the output rows
     ``begin`` to ``end``, counted through all images. windows[VECTORS] holds each window's offset in x and the output
@@ -181,7 +214,8 @@ def _dots(target: Target, step: int) -> Inner:
     lanes = v.lanes
     rows, vectors = range(target.rows), range(target.vectors)
     entry = _LANES + 2 * target.vectors
-    lines = ["def dots(table, windows, x, x_n, x_h, sh, grad, y_n, y_k, y_h, rows, oh, segments, begin, end, values, step):"]
+    names = "table, windows, x, x_n, x_h, sh, grad, y_n, y_k, y_h, rows, oh, segments, begin, end, values, step"
+    lines = [f"def dots({names}):"]
     lines += [f"    s{i}_{s} = v.zero()" for i in rows for s in vectors]
     for s in vectors:
         lines += [f"    first{s}, top{s}, bottom{s} = windows[{3 * s}], windows[{3 * s + 1}], windows[{3 * s + 2}]"]
@@ -224,7 +258,7 @@ def direct_grad_weight(target: Target) -> Callable[..., None]:
     dots_1, dots_2, dots_any = (_dots(target, step) for step in _STEPS)
 
     @target.jit
-    def plan_windows(args, group, first, table, windows):  # type: ignore[no-untyped-def]
+    def plan_windows(args, group, first, table, windows):
         # Describe the windows of the elements from `first` on; fill the table of segments, the same for all rows.
         ih, iw, ow, kw, sh, sw = args[f.ih], args[f.iw], args[f.ow], args[f.kw], args[f.sh], args[f.sw]
         taps = args[f.kh] * kw
@@ -246,7 +280,7 @@ def direct_grad_weight(target: Target) -> Callable[..., None]:
                 table[at + _LANES + 2 * s] = lo
                 table[at + _LANES + 2 * s + 1] = hi
 
-    def kernel(args, scratch, begin, end):  # type: ignore[no-untyped-def]
+    def kernel(args, scratch, begin, end):
         g, c, k, sw = args[f.g], args[f.c], args[f.k], args[f.sw]
         depth = c * args[f.kh] * args[f.kw]
         columns, blocks, segments = up(depth, vectors), up(k, tile_rows), up(args[f.ow], lanes)

@@ -286,9 +286,7 @@ def im2col_forward(target: Target) -> Callable[..., None]:
             reach_w = (kw - 1) * dw + (count + lanes - 1) // lanes * lanes
             top = h * sh - ph
             left = (w if h == last_h else 0) * sw - pw
-            inside = (
-                sw == 1 and h == last_h and top >= 0 and top + reach_h < ih and left >= 0 and left + reach_w <= iw
-            )
+            inside = sw == 1 and h == last_h and top >= 0 and top + reach_h < ih and left >= 0 and left + reach_w <= iw
             rows = reach_h // row_step + 1
             pitch = (count if h == last_h else row_pixels) + (kw - 1) * dw // sw
             if phases > 1:

@@ -5,11 +5,12 @@ columns of a block's tile rows abut in *virtual rows*: tile t of the block has i
 last two where the next tile of the same tile row begins. A block is split into panels of at most ``vectors`` vectors,
 the register tile's width. With alpha = m + 2 and xi = 0 .. alpha^2 - 1:
 
-    v[panel][xi][c][tiles]  transformed input; ``lanes`` idle elements after each xi spread it over cache sets
+    v[panel][xi][c][tiles]  transformed input
     u[k block][xi][part of c][k / rows][c][rows]
                             transformed weight, in the order of its use; parts of at most _DEPTH channels
     p[panel][k][xi][tiles]  products, of one block of output channels
 
+``lanes`` idle elements after each xi of v and u spread them over the sets of the caches.
 The functions that are unrolled over m are generated source; their arithmetic comes from
 :mod:`convforge.algorithms.winograd.codegen`.
 """
@@ -94,11 +95,12 @@ def _transform_input(target: Target, m: int, shape: _Blocks) -> Inner:
     def input_row(x, x_h, ih, row, zeros):
         return v.advance(x, row * x_h) if 0 <= row < ih else zeros
 
-    lines = ["def run_rows(x, x_h, ih, iw, top, left, run, zeros, body, pitch):"]
+    lines = ["def run_rows(x, next_channel, x_h, ih, iw, top, left, run, zeros, body, pitch):"]
     lines += [f"    r{i} = v.advance(input_row(x, x_h, ih, top + {i}, zeros), left)" for i in range(alpha)]
     lines += [f"    for q in range(0, run * {m} + 2, {lanes}):"]
     lines += [f"        if left + q >= 0 and left + q + {lanes} <= iw:"]
     lines += [f"            d{i} = v.load(r{i}, q)" for i in range(alpha)]
+    lines += [f"            v.prefetch(r{i}, q + next_channel)" for i in range(m)]
     lines += ["        else:"]
     lines += [f"            d{i} = v.load_window(v.advance(r{i}, q), -left - q, iw - left - q)" for i in range(alpha)]
     lines += [f"        {_names('o', alpha)} = product({_names('d', alpha)})"]
@@ -116,8 +118,8 @@ def _transform_input(target: Target, m: int, shape: _Blocks) -> Inner:
         while done < tiles:
             run = min(tw - column, tiles - done)
             run_rows(
-                v.advance(x, image * args[f.x_n]), args[f.x_h], args[f.ih], args[f.iw], row * m - args[f.ph],
-                column * m - args[f.pw], run, zeros, v.advance(body, done * m), pitch,
+                v.advance(x, image * args[f.x_n]), args[f.x_c], args[f.x_h], args[f.ih], args[f.iw],
+                row * m - args[f.ph], column * m - args[f.pw], run, zeros, v.advance(body, done * m), pitch,
             )  # fmt: skip
             done += run
             for i in range(alpha):
@@ -192,10 +194,10 @@ def _multiply(target: Target, m: int, shape: _Blocks) -> Inner:
 
     def multiply(args, vectors, panels, g, first_k, x, products):
         c, k = args[f.c], args[f.k]
-        padded_k = (k + tile_rows - 1) // tile_rows * tile_rows
+        block = g * ((k + args[f.k_block] - 1) // args[f.k_block]) + first_k // args[f.k_block]
         rows = (min(args[f.k_block], k - first_k) + tile_rows - 1) // tile_rows
         parts = (c + _DEPTH - 1) // _DEPTH
-        u = v.advance(v.pointer(args[f.u]), area * c * (g * padded_k + first_k))
+        u = v.advance(v.pointer(args[f.u]), block * area * (args[f.k_block] * c + lanes))
         for xi in range(area):
             for panel in range(panels):
                 start = panel_start(vectors, panels, panel)
@@ -211,7 +213,7 @@ def _multiply(target: Target, m: int, shape: _Blocks) -> Inner:
                             v.advance(columns, channel * width), width,
                             v.advance(to, row * tile_rows * area * width), area * width, 0, tile_rows, width, part > 0,
                         )  # fmt: skip
-            u = v.advance(u, rows * c * tile_rows)
+            u = v.advance(u, rows * c * tile_rows + lanes)
 
     return target.jit(multiply)
 
@@ -241,17 +243,18 @@ def _transform_output(target: Target, m: int, shape: _Blocks) -> Inner:
     @target.call
     def exact(args, image, g, k, top, left):
         """One output by the definition."""
-        w = v.advance(v.pointer(args[f.w]), (g * args[f.k] + k) * args[f.c] * 9)
+        blocks = (args[f.k] + tile_rows - 1) // tile_rows
+        w = v.advance(v.pointer(args[f.w]), (g * blocks + k // tile_rows) * 9 * args[f.c] * tile_rows + k % tile_rows)
         x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + g * args[f.c] * args[f.x_c])
         total = v.zero()
-        for _ in range(args[f.c]):
+        for c in range(args[f.c]):
             for i in range(3):
                 for j in range(3):
                     value = v.zero()  # padding times an infinite weight is NaN
                     if 0 <= top + i < args[f.ih] and 0 <= left + j < args[f.iw]:
                         value = v.broadcast(x[(top + i) * args[f.x_h] + left + j])
-                    total = v.fma(value, v.broadcast(w[i * 3 + j]), total)
-            w = v.advance(w, 9)
+                    factor = v.broadcast(w[((i * 3 + j) * args[f.c] + c) * tile_rows])
+                    total = v.fma(value, factor, total)
             x = v.advance(x, args[f.x_c])
         return v.extract(total, 0)
 
@@ -301,6 +304,7 @@ def _transform_output(target: Target, m: int, shape: _Blocks) -> Inner:
                     q = 0
                     while q + lanes <= columns:
                         v.store(out, q, v.load(source, q) + shift)
+                        v.prefetch(out, q + args[f.out_k])
                         q += lanes
                     if q < columns:
                         rest = v.load_partial(v.advance(source, q), columns - q) + shift
@@ -393,9 +397,9 @@ def _weight(m: int, target: Target) -> Callable[..., None]:
     f = abi.fields(f"winograd_f{m}_weight")
     alpha, area = m + 2, (m + 2) ** 2
 
-    lines = ["def tile(gathered, size, e, u, step):"]
+    lines = ["def tile(raw, raw_step, size, e, u, step):"]
     for j in range(3):
-        loads = [f"v.load_partial(v.advance(gathered, {i * 3 + j} * size + e), size - e)" for i in range(3)]
+        loads = [f"v.load_partial(v.advance(raw, {i * 3 + j} * raw_step + e), size - e)" for i in range(3)]
         lines += [f"    {', '.join(f'h{i}_{j}' for i in range(alpha))} = product({', '.join(loads)})"]
     scales = codegen.scales(transforms(m, 3))
     for i in range(alpha):
@@ -405,49 +409,101 @@ def _weight(m: int, target: Target) -> Callable[..., None]:
             lines += [f"    v.store_partial(v.advance(u, {i * alpha + j} * step + e), {scaled}, size - e)"]
     tile = target.call(define("tile", lines, v=v, product=_product(target, m, "weight")))
 
-    @target.jit
-    def gather(args, w, raw, to, size, channels, there):
-        """The taps of one output channel, 0 where it is not there."""
-        for channel in range(channels):
-            for i in range(3):
-                for j in range(3):
-                    tap = i * 3 + j
-                    if there:
-                        value = w[channel * args[f.w_c] + i * args[f.w_h] + j * args[f.w_w]]
-                        raw[channel * 9 + tap] = value
-                        to[tap * size + channel * tile_rows] = value
-                    else:
-                        to[tap * size + channel * tile_rows] = 0
+    gather = _gather(target, m)
 
     def kernel(args, scratch, begin, end):
         c_total, k_block = args[f.c], args[f.k_block]
         parts = (c_total + _DEPTH - 1) // _DEPTH
         blocks = (args[f.k] + tile_rows - 1) // tile_rows
-        gathered = v.pointer(scratch)
         for item in range(begin, end):
             g, first = item // blocks, item % blocks * tile_rows
             block_start = first // k_block * k_block
             in_block = (min(k_block, args[f.k] - block_start) + tile_rows - 1) // tile_rows
-            rows = min(args[f.k] - first, tile_rows)
+            raw = v.advance(v.pointer(args[f.raw]), item * 9 * c_total * tile_rows)
             for part in range(parts):
                 start = c_total * part // parts
                 stop = c_total * (part + 1) // parts
                 for c in range(start, stop, _CHANNELS):
                     channels = min(stop - c, _CHANNELS)
-                    size = channels * tile_rows
-                    for row in range(tile_rows):
-                        raw = v.advance(v.pointer(args[f.raw]), ((g * args[f.k] + first + row) * c_total + c) * 9)
-                        w = v.advance(
-                            v.pointer(args[f.w]), g * args[f.w_g] + (first + row) * args[f.w_k] + c * args[f.w_c]
-                        )
-                        gather(args, w, raw, v.advance(gathered, row), size, channels, row < rows)
-                    u = v.advance(v.pointer(args[f.u]), area * c_total * (g * blocks * tile_rows + block_start))
+                    gather(args, g, first, c, channels, raw, v.pointer(scratch))
+                    block = g * ((args[f.k] + k_block - 1) // k_block) + first // k_block
+                    u = v.advance(v.pointer(args[f.u]), block * area * (k_block * c_total + lanes))
                     in_part = (first - block_start) // tile_rows * (stop - start) + c - start
                     u = v.advance(u, (in_block * start + in_part) * tile_rows)
-                    for e in range(0, size, lanes):
-                        tile(gathered, size, e, u, in_block * c_total * tile_rows)
+                    for e in range(0, channels * tile_rows, lanes):
+                        tile(
+                            v.advance(raw, c * tile_rows), c_total * tile_rows, channels * tile_rows, e, u,
+                            in_block * c_total * tile_rows + lanes,
+                        )  # fmt: skip
 
     return kernel
+
+
+def _gather(target: Target, m: int) -> Inner:
+    """Make ``gather(args, g, first, first_c, channels, raw, scratch)``: raw[tap][c][rows] for some channels.
+
+    Where taps lie side by side, in either order, by vectors of channels.
+    """
+    v, lanes, tile_rows = target.v, target.lanes, target.rows
+    f = abi.fields(f"winograd_f{m}_weight")
+    split = _shuffles(target, codegen.deinterleave(9, lanes), "split")
+    join = _shuffles(target, codegen.interleave(tile_rows, lanes), "join")
+
+    lines = ["def taps_of(w, count):"]
+    loads = [f"v.load_partial(v.advance(w, {i * lanes}), count - {i * lanes})" for i in range(9)]
+    lines += [f"    return split({', '.join(loads)})"]
+    taps_of = target.jit(define("taps_of", lines, v=v, split=split))
+
+    lines = ["def by_input(w, w_k, rows, count, backward, raw, step, scratch):"]
+    lines += [f"    for row in range({tile_rows}):"]
+    lines += [f"        {_names('o', 9)} = taps_of(v.advance(w, row * w_k), count * 9 if row < rows else 0)"]
+    lines += [f"        v.store(scratch, ({i * tile_rows} + row) * {lanes}, o{i})" for i in range(9)]
+    lines += ["    for tap in range(9):"]
+    loads = [f"v.load(scratch, (tap * {tile_rows} + {i}) * {lanes})" for i in range(tile_rows)]
+    lines += [f"        {_names('o', tile_rows)} = join({', '.join(loads)})"]
+    lines += ["        to = v.advance(raw, (8 - tap if backward else tap) * step)"]
+    for i in range(tile_rows):
+        lines += [f"        v.store_partial(v.advance(to, {i * lanes}), o{i}, count * {tile_rows} - {i * lanes})"]
+    by_input = target.call(define("by_input", lines, v=v, taps_of=taps_of, join=join))
+
+    lines = ["def by_output(w, rows, backward, raw, step):"]
+    lines += [f"    for row in range(0, {tile_rows}, {lanes}):"]
+    lines += [f"        {_names('o', 9)} = taps_of(v.advance(w, row * 9), (rows - row) * 9)"]
+    for i in range(9):
+        lines += [f"        to = v.advance(raw, ({8 - i} if backward else {i}) * step + row)"]
+        lines += [f"        v.store_partial(to, o{i}, {tile_rows} - row)"]
+    by_output = target.call(define("by_output", lines, v=v, taps_of=taps_of))
+
+    @target.jit
+    def gather(args, g, first, first_c, channels, raw, scratch):
+        rows = min(args[f.k] - first, tile_rows)
+        w_k, w_c, w_h, w_w = args[f.w_k], args[f.w_c], args[f.w_h], args[f.w_w]
+        w = v.advance(v.pointer(args[f.w]), g * args[f.w_g] + first * w_k + first_c * w_c)
+        backward = w_w == -1 and w_h == -3
+        dense = backward or (w_w == 1 and w_h == 3)
+        nearest = v.advance(w, -8 if backward else 0)
+        step = args[f.c] * tile_rows
+        if dense and w_c == 9:
+            for c in range(0, channels, lanes):
+                to = v.advance(raw, (first_c + c) * tile_rows)
+                count = min(channels - c, lanes)
+                by_input(v.advance(nearest, c * 9), w_k, rows, count, backward, to, step, scratch)
+        elif dense and w_k == 9:
+            for c in range(channels):
+                by_output(
+                    v.advance(nearest, c * w_c), rows, backward, v.advance(raw, (first_c + c) * tile_rows), step
+                )  # fmt: skip
+        else:
+            for tap in range(9):
+                for c in range(channels):
+                    to = v.advance(raw, tap * step + (first_c + c) * tile_rows)
+                    for row in range(tile_rows):
+                        if row < rows:
+                            to[row] = w[row * w_k + c * w_c + tap // 3 * w_h + tap % 3 * w_w]
+                        else:
+                            to[row] = 0
+
+    return gather
 
 
 # The gradient by the weight is F(3, m): a tile of x times a tile of grad_output, transformed by A, is summed over all
@@ -468,11 +524,12 @@ def _grad_transform(m: int, target: Target) -> Callable[..., None]:
     def row_of(y, y_h, oh, row, zeros):
         return v.advance(y, row * y_h) if row < oh else zeros
 
-    lines = ["def run_rows(y, y_h, oh, ow, top, left, run, zeros, body, pitch):"]
+    lines = ["def run_rows(y, next_channel, y_h, oh, ow, top, left, run, zeros, body, pitch):"]
     lines += [f"    r{i} = v.advance(row_of(y, y_h, oh, top + {i}, zeros), left)" for i in range(m)]
     lines += [f"    for q in range(0, run * {m}, {lanes}):"]
     windows = [f"v.load_partial(v.advance(r{i}, q), ow - left - q)" for i in range(m)]
     lines += [f"        {_names('o', alpha)} = product({', '.join(windows)})"]
+    lines += [f"        v.prefetch(r{i}, q + next_channel)" for i in range(m)]
     lines += [f"        v.store(body, {i} * pitch + q, o{i})" for i in range(alpha)]
     run_rows = target.jit(define("run_rows", lines, v=v, row_of=row_of, product=product))
 
@@ -494,8 +551,8 @@ def _grad_transform(m: int, target: Target) -> Callable[..., None]:
         while done < tiles:
             run = min(tw - column, tiles - done)
             run_rows(
-                v.advance(y, image * args[f.y_n]), args[f.y_h], args[f.oh], args[f.ow], row * m, column * m, run, zeros,
-                v.advance(body, done * m), pitch,
+                v.advance(y, image * args[f.y_n]), args[f.y_k], args[f.y_h], args[f.oh], args[f.ow], row * m,
+                column * m, run, zeros, v.advance(body, done * m), pitch,
             )  # fmt: skip
             done += run
             column = 0
