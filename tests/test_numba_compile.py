@@ -300,5 +300,5 @@ def test_info_warm_and_clear(folder):
 
 
 def test_the_default_directory(monkeypatch):
-    monkeypatch.delenv("CONVFORGE_CACHE_DIR")
+    monkeypatch.delenv("CONVFORGE_CACHE_DIR", raising=False)
     assert "convforge" in cache.directory().parts

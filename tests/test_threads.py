@@ -134,6 +134,68 @@ def test_fork_after_a_parallel_call(backend):
     assert _python(code) == "0\nTrue\n"
 
 
+@pytest.mark.skipif(threads.native_missing is not None, reason="the compiled runner is not built here")
+def test_workers_are_reused():
+    """Many more submitting threads than cores share one set of workers, which does not grow."""
+    code = """
+        import os
+        from concurrent.futures import ThreadPoolExecutor
+        import numpy as np, convforge as cf
+        from convforge.runtime import threads
+        threads.get_num_threads = lambda: 4
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((4, 16, 28, 28)).astype(np.float32)
+        w = rng.standard_normal((32, 16, 3, 3)).astype(np.float32)
+        plan = cf.plan("n4c16k32i28x28f3x3p1", backend="{backend}")
+        count = lambda: len(os.listdir("/proc/self/task"))
+        before = count()
+        y = plan(x, w)
+        started = count() - before
+        submitters = 4 * (os.cpu_count() or 1)
+        def work(_):
+            return all(np.array_equal(plan(x, w), y) for _ in range(50))
+        with ThreadPoolExecutor(submitters) as pool:
+            same = all(pool.map(work, range(submitters)))
+            most = count() - before - len(pool._threads)
+        print(same, started <= 3, most <= 3)
+    """
+    if not os.path.isdir("/proc/self/task"):
+        pytest.skip("no /proc to count threads in")
+    assert _python(code.replace("{backend}", COMPILED[0])) == "True True True\n"
+
+
+def test_fork_while_the_pool_is_busy():
+    code = """
+        import os, threading
+        import numpy as np, convforge as cf
+        from convforge.runtime import threads
+        threads.get_num_threads = lambda: 1 if threads._forked else 4
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((4, 16, 28, 28)).astype(np.float32)
+        w = rng.standard_normal((32, 16, 3, 3)).astype(np.float32)
+        plan = cf.plan("n4c16k32i28x28f3x3p1")
+        y = plan(x, w)
+        stop = threading.Event()
+        def work():
+            while not stop.is_set():
+                plan(x, w)
+        workers = [threading.Thread(target=work) for _ in range(3)]
+        for worker in workers: worker.start()
+        codes = set()
+        for attempt in range(20):
+            child = os.fork()
+            if child == 0:
+                if attempt % 2:  # the compiled pool itself knows that it has no workers here
+                    threads.get_num_threads = lambda: 4 if threads.native_missing is None else 1
+                os._exit(0 if np.array_equal(plan(x, w), y) else 1)
+            codes.add(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        stop.set()
+        for worker in workers: worker.join()
+        print(codes, np.array_equal(plan(x, w), y))
+    """
+    assert _python(code) == "{0} True\n"
+
+
 def test_multiprocessing_fork_pool():
     code = """
         import multiprocessing

@@ -18,7 +18,7 @@ def config() -> dict[str, Any]:
         "version": __version__,
         "machine": asdict(machine()),
         "threads": threads.get_num_threads(),
-        "runner": threads.native_missing or "OpenMP",
+        "runner": threads.native_missing or "threads of its own",
         "backends": {backend: registry.backend_missing(backend) for backend in registry.BACKENDS},
     }
 

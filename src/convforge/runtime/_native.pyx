@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Binds arrays to argument slots and runs stages on OpenMP threads: the compiled half of the executor."""
+"""Binds arrays to argument slots and runs stages on a pool of threads: the compiled half of the executor."""
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
@@ -16,7 +16,7 @@ cdef extern from "runner.h":
         int64_t first_arg
         int64_t items
         int64_t grain
-    void cf_run(const cf_stage *, int64_t, const int64_t *, char *, int64_t, int, int64_t *) noexcept nogil
+    void cf_run(const cf_stage *, int64_t, const int64_t *, char *, int64_t, int) noexcept nogil
     int cf_affinity() noexcept nogil
     int omp_get_max_threads() noexcept nogil
 
@@ -174,7 +174,7 @@ cdef class Runner:
                 strides[i][j] = cnp.PyArray_STRIDE(array, <int>j) // itemsize[i]
             for j in range(cnp.PyArray_NDIM(array), COEFFICIENTS):
                 strides[i][j] = 0
-        cdef int64_t *memory = <int64_t *>malloc((self.slot_count + self.stage_count) * sizeof(int64_t))
+        cdef int64_t *memory = <int64_t *>malloc(max(1, self.slot_count) * sizeof(int64_t))
         if memory == NULL:
             raise MemoryError("no memory for a call's arguments")
         for i in range(self.slot_count):
@@ -192,6 +192,6 @@ cdef class Runner:
         with nogil:
             cf_run(
                 self.stages + first, end - first, memory, <char *>(address[WORKSPACE] + scratch), scratch_bytes,
-                threads, memory + self.slot_count,
+                threads,
             )
         free(memory)

@@ -30,7 +30,7 @@ _forked = False
 
 
 def _after_fork() -> None:
-    # libgomp's workers do not survive a fork: a parallel region in the child would wait for them for ever
+    # threads do not survive a fork: the pool's workers stay with the parent (pool.h knows too), as do libgomp's
     global _forked
     _forked = True
     _pool.cache_clear()

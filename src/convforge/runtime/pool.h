@@ -1,0 +1,307 @@
+/* A process-wide pool of threads that share out the items of a program's stages.
+ *
+ * A caller queues a job, works on it itself, and returns once every item is done. It waits for items that somebody has
+ * claimed, never for a thread: where the machine is busy and the workers do not get a core, the caller does the work.
+ */
+#ifndef CONVFORGE_POOL_H
+#define CONVFORGE_POOL_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define CF_LINE 64
+#define CF_SPINS 2000       /* pauses before a wait gives its core away */
+#define CF_YIELDS 1000      /* yields before a wait sleeps */
+#define CF_NAP_NS 50000     /* how long it then sleeps between two looks */
+#define CF_IDLE_NS 50000    /* how long a worker without work looks for more before it yields a few times and sleeps */
+#define CF_IDLE_YIELDS 4
+#define CF_LOCK_SPINS 64
+
+typedef void (*cf_kernel)(const int64_t *args, char *scratch, int64_t begin, int64_t end);
+
+typedef struct {
+    cf_kernel kernel;
+    int64_t first_arg; /* index of the stage's first argument */
+    int64_t items;
+    int64_t grain;
+} cf_stage;
+
+/* One stage of a job. Those who claim items write the first line, those who wait look at the second. */
+typedef struct {
+    _Alignas(CF_LINE) int64_t next; /* first item that nobody has claimed */
+    int64_t items;
+    int64_t grain;
+    cf_kernel kernel;
+    const int64_t *args;
+    _Alignas(CF_LINE) int64_t done; /* items that have been computed */
+} cf_part;
+
+/* The caller and each worker that took a slot hold a reference: a worker that comes late may outlive the call. It then
+ * finds no item to claim, and only who has claimed an item may touch the arguments and the scratch memory. */
+typedef struct cf_job {
+    struct cf_job *after; /* the queue; guarded by the pool's mutex, as are free_slots and queued */
+    char *scratch;
+    int64_t scratch_bytes;
+    int64_t count;
+    int slots; /* scratch buffers for workers: 1 to slots; 0 is the caller's */
+    int free_slots;
+    int queued;
+    int references;
+    cf_part parts[];
+} cf_job;
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    cf_job *first, *last;
+    int workers; /* started so far */
+    int idle;    /* of them, awake without a job */
+    int asleep;
+    int tokens;  /* sleepers that were told to wake and have not yet */
+    int pending; /* free slots of the queued jobs; written under the mutex, polled by idle workers without */
+    int forked;  /* this is a child: the workers stayed with the parent, the mutex may be locked for ever */
+    int registered;
+} cf_pool = {.mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+
+static inline void cf_relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__) || defined(__arm__)
+    __asm__ __volatile__("yield" ::: "memory");
+#else
+    __asm__ __volatile__("" ::: "memory");
+#endif
+}
+
+static inline int64_t cf_nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void cf_lock(void) {
+    for (int i = 0; i < CF_LOCK_SPINS; i++) {
+        if (pthread_mutex_trylock(&cf_pool.mutex) == 0)
+            return;
+        cf_relax();
+    }
+    pthread_mutex_lock(&cf_pool.mutex);
+}
+
+static void cf_unlock(void) {
+    pthread_mutex_unlock(&cf_pool.mutex);
+}
+
+static void cf_wait(const cf_part *part) {
+    const struct timespec nap = {0, CF_NAP_NS};
+    for (int i = 0; __atomic_load_n(&part->done, __ATOMIC_ACQUIRE) != part->items; i++) {
+        if (i < CF_SPINS)
+            cf_relax();
+        else if (i < CF_SPINS + CF_YIELDS)
+            sched_yield();
+        else {
+            nanosleep(&nap, NULL);
+            i--;
+        }
+    }
+}
+
+/* Items are handed out dynamically, so a core that is slowed down by others takes fewer of them. */
+static void cf_claim(cf_part *part, char *scratch) {
+    if (__atomic_load_n(&part->next, __ATOMIC_RELAXED) >= part->items)
+        return;
+    for (;;) {
+        int64_t begin = __atomic_fetch_add(&part->next, part->grain, __ATOMIC_RELAXED);
+        if (begin >= part->items)
+            return;
+        int64_t end = begin + part->grain < part->items ? begin + part->grain : part->items;
+        part->kernel(part->args, scratch, begin, end);
+        __atomic_fetch_add(&part->done, end - begin, __ATOMIC_RELEASE);
+    }
+}
+
+static void cf_work(cf_job *job, int slot) {
+    char *scratch = job->scratch + slot * job->scratch_bytes;
+    for (int64_t s = 0; s < job->count; s++) {
+        if (s > 0)
+            cf_wait(&job->parts[s - 1]);
+        cf_claim(&job->parts[s], scratch);
+    }
+}
+
+static void cf_release(cf_job *job) {
+    if (__atomic_sub_fetch(&job->references, 1, __ATOMIC_ACQ_REL) == 0)
+        free(job);
+}
+
+/* The functions from here to cf_worker are called with the mutex held. */
+
+static void cf_set_pending(int pending) {
+    __atomic_store_n(&cf_pool.pending, pending, __ATOMIC_RELAXED);
+}
+
+static void cf_unlink(cf_job *job) {
+    cf_job *before = NULL;
+    for (cf_job *other = cf_pool.first; other != job; other = other->after)
+        before = other;
+    if (before == NULL)
+        cf_pool.first = job->after;
+    else
+        before->after = job->after;
+    if (cf_pool.last == job)
+        cf_pool.last = before;
+    cf_set_pending(cf_pool.pending - job->free_slots);
+    __atomic_store_n(&job->queued, 0, __ATOMIC_RELEASE); /* last: the caller may free the job now */
+}
+
+/* Take a slot of the first job that has items left; jobs that have none leave the queue. */
+static cf_job *cf_take(int *slot) {
+    while (cf_pool.first != NULL) {
+        cf_job *job = cf_pool.first;
+        const cf_part *end = &job->parts[job->count - 1];
+        if (__atomic_load_n(&end->next, __ATOMIC_RELAXED) >= end->items) {
+            cf_unlink(job);
+            continue;
+        }
+        *slot = job->slots - --job->free_slots;
+        cf_set_pending(cf_pool.pending - 1);
+        __atomic_add_fetch(&job->references, 1, __ATOMIC_RELAXED);
+        if (job->free_slots == 0)
+            cf_unlink(job);
+        return job;
+    }
+    return NULL;
+}
+
+static void *cf_worker(void *unused) {
+    (void)unused;
+    cf_lock();
+    for (;;) {
+        int slot;
+        cf_job *job = cf_take(&slot);
+        if (job != NULL) {
+            cf_pool.idle--;
+            cf_unlock();
+            cf_work(job, slot);
+            cf_release(job);
+            cf_lock();
+            cf_pool.idle++;
+            continue;
+        }
+        cf_unlock();
+        int64_t until = cf_nanoseconds() + CF_IDLE_NS;
+        for (int i = 1, yields = 0; __atomic_load_n(&cf_pool.pending, __ATOMIC_RELAXED) == 0; i++) {
+            if (yields == 0 && (i % 16 != 0 || cf_nanoseconds() < until))
+                cf_relax();
+            else if (yields++ < CF_IDLE_YIELDS)
+                sched_yield();
+            else
+                break;
+        }
+        cf_lock();
+        if (cf_pool.pending == 0) {
+            cf_pool.idle--;
+            cf_pool.asleep++;
+            while (cf_pool.tokens == 0)
+                pthread_cond_wait(&cf_pool.wake, &cf_pool.mutex);
+            cf_pool.tokens--; /* who gave the token has counted this worker as idle */
+        }
+    }
+    return NULL;
+}
+
+static void cf_after_fork(void) {
+    cf_pool.forked = 1;
+}
+
+/* Start workers until there are as many as wanted, or the system has no more to give. */
+static void cf_start(int wanted) {
+    sigset_t all, before;
+    pthread_attr_t attributes;
+    if (cf_pool.workers >= wanted || pthread_attr_init(&attributes) != 0)
+        return;
+    if (!cf_pool.registered && pthread_atfork(NULL, NULL, cf_after_fork) == 0)
+        cf_pool.registered = 1;
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* inherited: signals are for the program's own threads */
+    while (cf_pool.registered && cf_pool.workers < wanted) {
+        pthread_t thread;
+        if (pthread_create(&thread, &attributes, cf_worker, NULL) != 0)
+            break;
+        cf_pool.workers++;
+        cf_pool.idle++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+}
+
+/* Queue a job, and wake as many sleepers as it takes beside the workers that are looking for work. */
+static void cf_submit(cf_job *job) {
+    cf_lock();
+    cf_start(job->slots);
+    if (cf_pool.first == NULL)
+        cf_pool.first = job;
+    else
+        cf_pool.last->after = job;
+    cf_pool.last = job;
+    cf_set_pending(cf_pool.pending + job->free_slots);
+    int asleep = cf_pool.asleep;
+    int wake = cf_pool.pending - cf_pool.idle;
+    wake = wake < job->slots ? wake : job->slots;
+    wake = wake < asleep ? wake : asleep;
+    wake = wake > 0 ? wake : 0;
+    cf_pool.tokens += wake;
+    cf_pool.asleep -= wake;
+    cf_pool.idle += wake;
+    cf_unlock();
+    if (wake > 1 && wake == asleep)
+        pthread_cond_broadcast(&cf_pool.wake);
+    else
+        for (int i = 0; i < wake; i++)
+            pthread_cond_signal(&cf_pool.wake);
+}
+
+/* Run the stages on the calling thread and at most `slots` workers; 0 where there is no memory for it. */
+static int cf_run_shared(const cf_stage *stages, int64_t count, const int64_t *args, char *scratch,
+                         int64_t scratch_bytes, int slots) {
+    cf_job *job = aligned_alloc(CF_LINE, sizeof(cf_job) + (size_t)count * sizeof(cf_part));
+    if (job == NULL)
+        return 0;
+    job->after = NULL;
+    job->scratch = scratch;
+    job->scratch_bytes = scratch_bytes;
+    job->count = count;
+    job->slots = job->free_slots = slots;
+    job->queued = 1;
+    job->references = 1;
+    for (int64_t s = 0; s < count; s++) {
+        cf_part *part = &job->parts[s];
+        part->next = part->done = 0;
+        part->items = stages[s].items;
+        part->grain = stages[s].grain;
+        part->kernel = stages[s].kernel;
+        part->args = args + stages[s].first_arg;
+    }
+    cf_submit(job);
+    cf_work(job, 0);
+    if (__atomic_load_n(&job->queued, __ATOMIC_ACQUIRE)) { /* nobody may find it any more: it never comes back */
+        cf_lock();
+        if (job->queued)
+            cf_unlink(job);
+        cf_unlock();
+    }
+    cf_wait(&job->parts[count - 1]);
+    cf_release(job);
+    return 1;
+}
+
+#endif
