@@ -35,7 +35,8 @@ _DEPTHWISE = """
     n1c2k6i11x11f3p1g2 n1c2k4i12x13f3s2p1g2 n2c3k6i9x33f5s2p2g3 n1c2k4i9f7p3g2 n1c1k6i28f5 n1c1k9i20f3p1
     n1c1k1i70x150f3p1 n1c1k1i70x150f5x7p2x3 n1c1k1i40x290f3 n1c1k1i33x290f9s2p4 n1c1k1i50x140f3s2 n1c1k1i40f31p15
     n1c1k1i3x200f3x31p1x15 n1c1k1i200x3f31x3p15x1 n1c3k3i5x6f2s3g3 n1c2k2i8f1s2g2 n1c2k2i4f4g2 n1c2k2i11f3p5g2
-    n4c3k3i1x1f1g3 n1c2k2i7x9f1s2p1g2 n1c2k2i9x8f1x2s2p0x3d1x2g2 n1c2k2i9x1f3x1s2p1x0g2 n1c2k2i1x9f1x3s2p0x1g2 n1c2k2i2f3s2p1g2
+    n4c3k3i1x1f1g3 n1c2k2i7x9f1s2p1g2 n1c2k2i9x8f1x2s2p0x3d1x2g2 n1c2k2i9x1f3x1s2p1x0g2 n1c2k2i1x9f1x3s2p0x1g2
+    n1c2k2i2f3s2p1g2
 """
 DIRECT = _DIRECT.split()
 # sizes 1 to 9 in each stride, maps of each width in vectors

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convforge.algorithms.direct import fill_zero, grad_weight_fields, sum_parts
 from convforge.algorithms.lowering import (
     Correlation,
     bias_field,
@@ -23,6 +22,14 @@ from convforge.algorithms.lowering import (
     weight_fields,
 )
 from convforge.algorithms.policy import Policy
+from convforge.algorithms.stages import (
+    INDEX_BYTES,
+    fill_zero,
+    grad_weight_fields,
+    refuses_all_but_2d,
+    round_up,
+    sum_parts,
+)
 from convforge.problem import ConvProblem, Problem
 from convforge.program import Program, Stage
 
@@ -30,8 +37,6 @@ if TYPE_CHECKING:
     from convforge.runtime.machine import Machine, Tile
 
 _PASSES = ("forward", "grad_input", "grad_weight")
-_ALIGNMENT = 64
-_INDEX_BYTES = 8
 #: Output columns whose input is copied at a time, in vectors: the copy of a few rows stays in the L1 cache.
 _PANEL_VECTORS = 8
 #: Vectors of output columns that the kernels sum up at a time, at most.
@@ -43,10 +48,9 @@ _LEAST_ITEMS = 64
 
 
 def _refuses(problem: Problem, pass_: str) -> str | None:
-    if not isinstance(problem, ConvProblem):
-        return "it convolves, it does not pool"
-    if problem.ndim != 2:
-        return f"its kernels are 2-D, the problem is {problem.ndim}-D"
+    reason = refuses_all_but_2d(problem)
+    if reason is not None or not isinstance(problem, ConvProblem):
+        return reason
     if problem.c != problem.groups:
         return f"it takes one input channel a group, the problem has {problem.c // problem.groups}"
     return None
@@ -98,7 +102,7 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
         block = _block(r, second, tile, machine, problem.itemsize, r.n * r.groups)
         stages.append(_stage(r, second, block))
         sums = block.rows * _STRIP_VECTORS * tile.lanes + r.k * r.c * r.kernel[0] * (r.kernel[1] + _kw(second))
-        scratch_bytes = max(scratch_bytes, block.table_bytes + _round_up(sums * problem.itemsize) + block.copy_bytes)
+        scratch_bytes = max(scratch_bytes, block.table_bytes + round_up(sums * problem.itemsize) + block.copy_bytes)
     return Program(dtype=problem.dtype, stages=stages, scratch_bytes=scratch_bytes)
 
 
@@ -203,15 +207,11 @@ def _block(
         planes * -(-r.output[0] // rows) < _LEAST_ITEMS or copy_bytes(rows) > machine.l2 // 2
     ):
         rows = max(_LEAST_ROWS, -(-rows // 2))
-    return _Block(rows, columns, _round_up(2 * (kw + kw2) * _INDEX_BYTES), copy_bytes(rows))
+    return _Block(rows, columns, round_up(2 * (kw + kw2) * INDEX_BYTES), copy_bytes(rows))
 
 
 def _kw(r: Correlation | None) -> int:
     return 0 if r is None else r.kernel[1]
-
-
-def _round_up(nbytes: int) -> int:
-    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 POLICIES = (Policy("depthwise", _PASSES, ("conv",), _refuses, _cost, _error, _program),)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convforge.algorithms.direct import fill_zero, grad_weight_fields, sum_parts
 from convforge.algorithms.lowering import (
     Correlation,
     bias_field,
@@ -23,6 +22,7 @@ from convforge.algorithms.lowering import (
     weight_fields,
 )
 from convforge.algorithms.policy import Policy
+from convforge.algorithms.stages import ceil_div, fill_zero, grad_weight_fields, refuses_all_but_2d, round_up, sum_parts
 from convforge.problem import ConvProblem
 from convforge.program import Program, Slot, Stage, buffer
 
@@ -51,15 +51,10 @@ _LOWER_STEPS = 6
 #: Steps of a tile that transposing its sums takes; how much longer a panel takes whose weights are not in the cache.
 _TRANSPOSE_STEPS = 12
 _STREAM_FACTOR = 1.1
-_ALIGNMENT = 64
 
 
 def _refuses(problem: Problem, pass_: str) -> str | None:
-    if not isinstance(problem, ConvProblem):
-        return "it convolves, it does not pool"
-    if problem.ndim != 2:
-        return f"its kernels are 2-D, the problem is {problem.ndim}-D"
-    return None
+    return refuses_all_but_2d(problem)
 
 
 def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Program:
@@ -78,7 +73,7 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
         pack, stage, elements, scratch = make(r, tile, itemsize, machine, buffer("packed", packed_bytes))
         prepare.append(pack)
         stages.append(stage)
-        packed_bytes += _round_up(elements * itemsize)
+        packed_bytes += round_up(elements * itemsize)
         scratch_bytes = max(scratch_bytes, scratch)
     return Program(
         dtype=problem.dtype, stages=stages, prepare=prepare, packed_bytes=packed_bytes, scratch_bytes=scratch_bytes
@@ -89,7 +84,7 @@ def _in_panels(
     r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot
 ) -> tuple[Stage, Stage, int, int]:
     """Output pixels in the lanes: the stages that pack and multiply, packed elements, bytes of scratch."""
-    blocks = _blocks(r.k, tile.rows)
+    blocks = ceil_div(r.k, tile.rows)
     by_rows = _by_rows(r, tile)
     panels = _panels(r, tile, by_rows)
     depth, splits = _depth(r, tile, itemsize, machine), _splits(r, tile, panels)
@@ -99,7 +94,7 @@ def _in_panels(
          "depth": depth, "splits": splits, "by_rows": int(by_rows)},
         r.n * r.groups * splits * panels,
     )  # fmt: skip
-    rows = _blocks(blocks, splits) * tile.rows
+    rows = ceil_div(blocks, splits) * tile.rows
     reals = (depth + rows) * tile.columns + _stripe(r, tile, depth, by_rows) + 3 * tile.lanes
     integers = tile.columns * (_RUN_INTEGERS + 1) + depth
     pack = _pack("pack_weight", r, packed, blocks)
@@ -110,15 +105,15 @@ def _in_pixels(
     r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot
 ) -> tuple[Stage, Stage, int, int]:
     """Output channels in the lanes, likewise."""
-    vectors = _blocks(r.k, tile.lanes)
-    panels = _blocks(vectors, tile.vectors)
+    vectors = ceil_div(r.k, tile.lanes)
+    panels = ceil_div(vectors, tile.vectors)
     depth = _depth(r, tile, itemsize, machine)
     shares = _shares(r, depth, itemsize, machine)
-    most = _round_up_to(_blocks(r.pixels, shares), tile.lanes)
+    most = round_up(ceil_div(r.pixels, shares), tile.lanes)
     # the sums of an item stay in the second cache
     held = max(1, machine.l2 // 4 // (most * tile.columns * itemsize))
-    wanted = _blocks(_LEAST_ITEMS, max(1, r.n) * r.groups * shares)
-    splits = min(panels, max(wanted, _blocks(panels, held)))
+    wanted = ceil_div(_LEAST_ITEMS, max(1, r.n) * r.groups * shares)
+    splits = min(panels, max(wanted, ceil_div(panels, held)))
     stage = Stage(
         "im2col_pixels",
         {**input_fields(r), "packed": packed, "bias": bias_field(r), **output_fields(r), **geometry(r),
@@ -126,9 +121,9 @@ def _in_pixels(
         r.n * r.groups * splits * shares,
     )  # fmt: skip
     (_, ow), (kh, kw), (sh, sw), (dh, dw) = r.output, r.kernel, r.stride, r.dilation
-    touched = min(r.output[0], _blocks(_blocks(r.pixels, shares) - 1, ow) + 1)
+    touched = min(r.output[0], ceil_div(ceil_div(r.pixels, shares) - 1, ow) + 1)
     stripe = ((touched - 1) * sh + (kh - 1) * dh + 1) * ((ow - 1) * sw + (kw - 1) * dw + 1) * _channels(r, depth)
-    reals = _blocks(panels, splits) * most * tile.columns + max(stripe, tile.lanes * tile.columns) + tile.lanes
+    reals = ceil_div(panels, splits) * most * tile.columns + max(stripe, tile.lanes * tile.columns) + tile.lanes
     pack = _pack("pack_columns", r, packed, panels)
     return pack, stage, r.groups * vectors * tile.lanes * r.c * r.taps, 8 * (most + depth) + reals * itemsize
 
@@ -146,9 +141,9 @@ def _prefers_pixels(r: Correlation, tile: Tile, itemsize: int, machine: Machine)
     A panel of pixels reads all weights anew; beyond the second cache they come no faster than they are used.
     """
     taps = r.c * r.taps
-    rows = _blocks(r.pixels, _blocks(r.pixels, tile.rows)) * _blocks(r.pixels, tile.rows)
-    pixels = rows * _round_up_to(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
-    panels = _round_up_to(r.pixels, tile.lanes) * _round_up_to(r.k, tile.rows // 2) * taps
+    rows = ceil_div(r.pixels, ceil_div(r.pixels, tile.rows)) * ceil_div(r.pixels, tile.rows)
+    pixels = rows * round_up(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
+    panels = round_up(r.pixels, tile.lanes) * round_up(r.k, tile.rows // 2) * taps
     if r.k * taps * itemsize > machine.l2 // 2:
         return pixels < panels * _STREAM_FACTOR
     return pixels < panels
@@ -156,12 +151,12 @@ def _prefers_pixels(r: Correlation, tile: Tile, itemsize: int, machine: Machine)
 
 def _shares(r: Correlation, depth: int, itemsize: int, machine: Machine) -> int:
     """Ranges of pixels whose input, as far as ``depth`` taps read it, stays in the second cache."""
-    return _blocks(r.pixels, max(1, machine.l2 * 3 // 8 // (depth * itemsize)))
+    return ceil_div(r.pixels, max(1, machine.l2 * 3 // 8 // (depth * itemsize)))
 
 
 def _channels(r: Correlation, depth: int) -> int:
     """Most channels that ``depth`` rows of lowered input touch."""
-    return min(r.c, _blocks(depth - 1, r.taps) + 1) if depth % r.taps else depth // r.taps
+    return min(r.c, ceil_div(depth - 1, r.taps) + 1) if depth % r.taps else depth // r.taps
 
 
 def _depth(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
@@ -171,18 +166,18 @@ def _depth(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
     """
     most = max(1, min(_MOST_DEPTH, machine.l1 * 3 // 2 // (tile.columns * itemsize)))
     if r.taps <= most:
-        return r.taps * _blocks(r.c, _blocks(r.c, most // r.taps))
+        return r.taps * ceil_div(r.c, ceil_div(r.c, most // r.taps))
     total = r.c * r.taps
-    return _blocks(total, _blocks(total, most))
+    return ceil_div(total, ceil_div(total, most))
 
 
 def _by_rows(r: Correlation, tile: Tile) -> bool:
     """Whether panels end with the rows of pixels: what idle lanes take is then less than lowering would."""
     if r.taps * prod(r.stride) == 1 and not any(r.padding) and r.input == r.output:
         return False
-    blocks, width = _blocks(r.k, tile.rows), r.output[1]
-    rowwise = r.output[0] * _blocks(width, tile.lanes)
-    flat = _blocks(r.pixels, tile.lanes)
+    blocks, width = ceil_div(r.k, tile.rows), r.output[1]
+    rowwise = r.output[0] * ceil_div(width, tile.lanes)
+    flat = ceil_div(r.pixels, tile.lanes)
     step = blocks * tile.rows / 2
     lowering = _LOWER_STEPS * (1 + tile.lanes / width)
     return rowwise * step <= flat * (step + lowering)
@@ -190,36 +185,36 @@ def _by_rows(r: Correlation, tile: Tile) -> bool:
 
 def _panels(r: Correlation, tile: Tile, by_rows: bool) -> int:
     lines, pixels = (r.output[0], r.output[1]) if by_rows else (1, r.pixels)
-    return lines * _blocks(pixels, tile.columns)
+    return lines * ceil_div(pixels, tile.columns)
 
 
 def _stripe(r: Correlation, tile: Tile, depth: int, by_rows: bool) -> int:
     """Elements of the padded input under a panel of pixels, of all channels that ``depth`` taps touch."""
     (oh, ow), (kh, kw), (sh, sw), (dh, dw) = r.output, r.kernel, r.stride, r.dilation
-    touched = 1 if by_rows else min(oh, _blocks(tile.columns - 1, ow) + 1)
+    touched = 1 if by_rows else min(oh, ceil_div(tile.columns - 1, ow) + 1)
     rows = (touched - 1) * sh + (kh - 1) * dh + 1 if kh > 1 else touched
     width = min(ow, tile.columns) if touched == 1 else ow
     phases = sw if kw > 1 else 1
-    pitch = _round_up_to(width + (kw - 1) * dw // sw, tile.lanes)
+    pitch = round_up(width + (kw - 1) * dw // sw, tile.lanes)
     return _channels(r, depth) * rows * phases * pitch
 
 
 def _splits(r: Correlation, tile: Tile, panels: int) -> int:
     """Ranges of output channels, each of which lowers the input anew: as few as give enough items."""
-    blocks = _blocks(r.k, tile.rows)
-    wanted = _blocks(_LEAST_ITEMS, max(1, r.n) * r.groups * panels)
+    blocks = ceil_div(r.k, tile.rows)
+    wanted = ceil_div(_LEAST_ITEMS, max(1, r.n) * r.groups * panels)
     return max(1, min(wanted, blocks // _LEAST_BLOCKS))
 
 
 def _grad_weight(p: ConvProblem, tile: Tile, machine: Machine) -> Program:
     c, k, taps = p.c // p.groups, p.k // p.groups, p.c // p.groups * prod(p.kernel)
     pixels = prod(p.output)
-    panel = _round_up_to(_blocks(pixels, _blocks(pixels, _MOST_PIXELS)), tile.lanes)
+    panel = round_up(ceil_div(pixels, ceil_div(pixels, _MOST_PIXELS)), tile.lanes)
     fitting = min(_MOST_COLUMNS, machine.l2 * 3 // 8 // (panel * p.itemsize))
     columns = min(taps, max(_LEAST_COLUMNS, fitting - fitting % _LEAST_COLUMNS))
-    pairs = max(1, p.n) * _blocks(pixels, panel)
-    items = p.groups * _blocks(taps, columns)
-    parts = min(pairs, _blocks(_LEAST_ITEMS, items))
+    pairs = max(1, p.n) * ceil_div(pixels, panel)
+    items = p.groups * ceil_div(taps, columns)
+    parts = min(pairs, ceil_div(_LEAST_ITEMS, items))
     stage = Stage(
         "im2col_grad_weight",
         {**grad_weight_fields(p), "n": p.n, "g": p.groups, "c": c, "k": k, "parts": parts, "columns": columns,
@@ -243,21 +238,21 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
     flops = 0.0
     if pass_ == "grad_weight":
         k, taps, pixels = p.k // p.groups, p.c // p.groups * prod(p.kernel), prod(p.output)
-        panels = _blocks(pixels, _MOST_PIXELS)
-        steps = panels * (_blocks(_blocks(pixels, panels), tile.lanes) + _REDUCTION_STEPS)
-        tiles = _round_up_to(k, _DOT_ROWS) * _round_up_to(taps, _DOT_COLUMNS)
+        panels = ceil_div(pixels, _MOST_PIXELS)
+        steps = panels * (ceil_div(ceil_div(pixels, panels), tile.lanes) + _REDUCTION_STEPS)
+        tiles = round_up(k, _DOT_ROWS) * round_up(taps, _DOT_COLUMNS)
         flops += 2 * tile.lanes * p.n * p.groups * (tiles * steps + _RUN_FMAS * taps * _runs(p.output, tile))
     else:
         for r in correlations(p, pass_):
             taps = r.c * r.taps
             if _prefers_pixels(r, tile, p.itemsize, machine):
-                tiles = _blocks(r.pixels, tile.rows)
-                steps = _blocks(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
-                products: float = tiles * _blocks(r.pixels, tiles) * steps
+                tiles = ceil_div(r.pixels, tile.rows)
+                steps = ceil_div(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
+                products: float = tiles * ceil_div(r.pixels, tiles) * steps
             else:
                 by_rows = _by_rows(r, tile)
-                vectors = r.output[0] * _blocks(r.output[1], tile.lanes) if by_rows else _blocks(r.pixels, tile.lanes)
-                products = vectors * _round_up_to(r.k, tile.rows // 2) * (taps + _STORE_STEPS)
+                vectors = r.output[0] * ceil_div(r.output[1], tile.lanes) if by_rows else ceil_div(r.pixels, tile.lanes)
+                products = vectors * round_up(r.k, tile.rows // 2) * (taps + _STORE_STEPS)
                 if not by_rows and r.taps * prod(r.stride) > 1:
                     products += _RUN_FMAS * _splits(r, tile, _panels(r, tile, by_rows)) * taps * _runs(r.output, tile)
             flops += 2 * tile.lanes * r.n * r.groups * products
@@ -284,7 +279,7 @@ _CALL_SECONDS = 2e-6
 
 def _runs(output: tuple[int, ...], tile: Tile) -> float:
     """Runs that cover one channel of output pixels: rows are cut at panels and at lanes."""
-    return output[0] * _blocks(output[1], tile.lanes) + prod(output) / tile.columns
+    return output[0] * ceil_div(output[1], tile.lanes) + prod(output) / tile.columns
 
 
 def _error(problem: Problem, pass_: str) -> float:
@@ -300,18 +295,6 @@ def _error(problem: Problem, pass_: str) -> float:
         length, panel = (p.c if pass_ == "forward" else p.k) // p.groups * prod(p.kernel), _MOST_DEPTH
     chain = min(length, panel) + length / panel
     return float(np.finfo(p.dtype).eps) * (1 + 0.2 * sqrt(chain))
-
-
-def _blocks(count: int, size: int) -> int:
-    return -(-count // size)
-
-
-def _round_up(nbytes: int) -> int:
-    return _round_up_to(nbytes, _ALIGNMENT)
-
-
-def _round_up_to(count: int, size: int) -> int:
-    return _blocks(count, size) * size
 
 
 POLICIES = (Policy("im2col", ConvProblem.passes, ("conv",), _refuses, _cost, _error, _program),)

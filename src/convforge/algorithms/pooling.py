@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from convforge.algorithms.policy import Policy
+from convforge.algorithms.stages import ceil_div
 from convforge.problem import PoolProblem, Problem
 from convforge.program import Program, Slot, Stage, View
 
@@ -63,7 +64,7 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
     else:
         # rows that see the same windows are summed once
         distinct = min(p.input[0], 2 * p.output[0] + 1)
-        joins = p.n * p.c * distinct * p.input[1] * (_blocks(p.kernel[0], p.stride[0]) + p.kernel[1])
+        joins = p.n * p.c * distinct * p.input[1] * (ceil_div(p.kernel[0], p.stride[0]) + p.kernel[1])
     return seconds + joins / (0.25 * machine.peak(p.dtype))
 
 
@@ -80,7 +81,7 @@ def _error(problem: Problem, pass_: str) -> float:
     if pass_ == "forward":
         return 0.0
     # the windows that share a pixel may all add up in it (measured: up to 0.22 eps sqrt(count))
-    return eps * (1 + 0.4 * sqrt(prod(_blocks(k, s) for k, s in zip(p.kernel, p.stride, strict=True))))
+    return eps * (1 + 0.4 * sqrt(prod(ceil_div(k, s) for k, s in zip(p.kernel, p.stride, strict=True))))
 
 
 def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Program:
@@ -105,7 +106,7 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
     stage = Stage(
         f"{p.kind}_pool_{'forward' if pass_ == 'forward' else 'backward'}",
         args,
-        p.n * p.c * _blocks(height, rows) * _blocks(width, columns),
+        p.n * p.c * ceil_div(height, rows) * ceil_div(width, columns),
         max(1, _BLOCK // (rows * row)),
     )
     return _one_stage(p, stage, _scratch_bytes(p, pass_, tile.lanes))
@@ -138,7 +139,7 @@ def _width(p: PoolProblem, pass_: str, lanes: int) -> int:
     """Elements of a row of scratch: the windows of a block's columns, and what whole vectors read beyond."""
     stride = p.stride[1] if pass_ == "forward" else 1
     extent = (_columns(p, pass_)[0] - 1) * stride + (p.kernel[1] - 1) * p.dilation[1] + 1
-    return _blocks(extent + 2 * lanes, lanes) * lanes
+    return ceil_div(extent + 2 * lanes, lanes) * lanes
 
 
 def _scratch_bytes(p: PoolProblem, pass_: str, lanes: int) -> int:
@@ -169,10 +170,6 @@ def _divisor(p: PoolProblem) -> dict[str, Slot | int]:
     for axis, size, (before, after) in zip("hw", p.input, p.padding, strict=True):
         fields[f"{axis}_first"], fields[f"{axis}_end"] = (-before, size + after) if p.count_include_pad else (0, size)
     return fields
-
-
-def _blocks(total: int, size: int) -> int:
-    return -(-total // size)
 
 
 #: The same name as direct convolution: every output from its window, in place.

@@ -16,6 +16,7 @@ from convforge.algorithms.lowering import (
     output_fields,
     weight_fields,
 )
+from convforge.algorithms.stages import ALIGNMENT, ceil_div, refuses_all_but_2d, round_up
 from convforge.problem import ConvProblem, Problem
 from convforge.program import Program, Slot, Stage, View, buffer
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 TILES = (2, 4, 6)
 PASSES = ("forward", "grad_input", "grad_weight")
 
-_ALIGNMENT = 64
 #: Vectors of tiles in a block, at most: the kernels' tables have 32 entries, and one channel of a block, transformed
 #: down its columns, should stay in the L1 cache.
 _MOST_VECTORS = 16
@@ -38,10 +38,9 @@ _CHANNELS = 16
 
 def refuses(problem: Problem, pass_: str) -> str | None:
     """Why Winograd does not do this pass of this problem, or None."""
-    if not isinstance(problem, ConvProblem):
-        return "it convolves, it does not pool"
-    if problem.ndim != 2:
-        return f"its kernels are 2-D, the problem is {problem.ndim}-D"
+    reason = refuses_all_but_2d(problem)
+    if reason is not None or not isinstance(problem, ConvProblem):
+        return reason
     for name, value, wanted in (
         ("kernel", problem.kernel, 3),
         ("stride", problem.stride, 1),
@@ -78,18 +77,18 @@ def blocking(m: int, r: Correlation, tile: Tile, itemsize: int, machine: Machine
     held fits the L2 cache. Two stages cost 20% there, but give work to all cores where there are few tiles, and read
     a weight that is larger than the L3 cache once.
     """
-    vectors = _blocks(_tile_count(m, r), tile.lanes)
+    vectors = ceil_div(_tile_count(m, r), tile.lanes)
     area = (m + 2) ** 2
-    k_block = min(2 * tile.rows, _round_up(r.k, tile.rows))
+    k_block = min(2 * tile.rows, round_up(r.k, tile.rows))
     held = area * (r.c + k_block) * tile.lanes * itemsize
     largest = max(tile.vectors, min(_MOST_VECTORS, machine.l2 * 3 // 4 // held))
-    weight = area * r.c * _round_up(r.k, tile.rows) * itemsize
+    weight = area * r.c * round_up(r.k, tile.rows) * itemsize
     if weight > machine.l3 // 2:
         largest = _MOST_VECTORS
-    blocks = max(_blocks(vectors, largest), min(_LEAST_BLOCKS, vectors // 2))
+    blocks = max(ceil_div(vectors, largest), min(_LEAST_BLOCKS, vectors // 2))
     if blocks * r.groups >= _FUSED_ITEMS and weight <= machine.l3 // 2:
         return Blocking(blocks, k_block, 0)
-    return Blocking(_blocks(vectors, largest), k_block, _CHANNELS)
+    return Blocking(ceil_div(vectors, largest), k_block, _CHANNELS)
 
 
 def program(m: int, problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Program:
@@ -106,9 +105,9 @@ def correlate(m: int, r: Correlation, dtype: str, tile: Tile, cut: Blocking) -> 
     """The program of one correlation, cut up as ``cut`` says."""
     itemsize = np.dtype(dtype).itemsize
     area, lanes = (m + 2) ** 2, tile.lanes
-    vectors = _blocks(_blocks(_tile_count(m, r), lanes), cut.blocks)  # of the largest block
-    u_bytes = r.groups * _blocks(r.k, cut.k_block) * area * (cut.k_block * r.c + lanes) * itemsize
-    v_step = area * (r.c * vectors + _blocks(vectors, tile.vectors)) * lanes
+    vectors = ceil_div(ceil_div(_tile_count(m, r), lanes), cut.blocks)  # of the largest block
+    u_bytes = r.groups * ceil_div(r.k, cut.k_block) * area * (cut.k_block * r.c + lanes) * itemsize
+    v_step = area * (r.c * vectors + ceil_div(vectors, tile.vectors)) * lanes
     products = area * cut.k_block * vectors * lanes
     rows = _rows_elements(m, vectors, lanes, r.input[1])
     args: dict[str, Slot | int] = {
@@ -121,8 +120,8 @@ def correlate(m: int, r: Correlation, dtype: str, tile: Tile, cut: Blocking) -> 
     stages: tuple[Stage, ...]
     if cut.c_block:
         stages = (
-            Stage(f"winograd_f{m}_input", args, items * _blocks(r.c, cut.c_block)),
-            Stage(f"winograd_f{m}_output", args, items * _blocks(r.k, cut.k_block)),
+            Stage(f"winograd_f{m}_input", args, items * ceil_div(r.c, cut.c_block)),
+            Stage(f"winograd_f{m}_output", args, items * ceil_div(r.k, cut.k_block)),
         )
     else:
         stages = (Stage(f"winograd_f{m}_forward", args, items),)
@@ -133,8 +132,8 @@ def correlate(m: int, r: Correlation, dtype: str, tile: Tile, cut: Blocking) -> 
     return Program(
         dtype=dtype,
         stages=stages,
-        prepare=(Stage(f"winograd_f{m}_weight", weight, r.groups * _blocks(r.k, tile.rows)),),
-        packed_bytes=u_bytes + r.groups * _round_up(r.k, tile.rows) * r.c * 9 * itemsize,
+        prepare=(Stage(f"winograd_f{m}_weight", weight, r.groups * ceil_div(r.k, tile.rows)),),
+        packed_bytes=u_bytes + r.groups * round_up(r.k, tile.rows) * r.c * 9 * itemsize,
         workspace_bytes=items * v_step * itemsize if cut.c_block else 0,
         scratch_bytes=(products + rows + (0 if cut.c_block else v_step)) * itemsize + 9 * tile.rows * lanes * itemsize,
     )
@@ -143,22 +142,22 @@ def correlate(m: int, r: Correlation, dtype: str, tile: Tile, cut: Blocking) -> 
 def _grad_blocks(m: int, p: ConvProblem, tile: Tile, itemsize: int) -> int:
     """Blocks of tiles whose transforms take at most 16 MB."""
     per_vector = (m + 2) ** 2 * (p.c + p.k) * tile.lanes * itemsize
-    vectors = _blocks(_tile_count(m, correlations(p, "forward")[0]), tile.lanes)
-    return _blocks(vectors, max(1, min(_MOST_VECTORS, (16 << 20) // per_vector)))
+    vectors = ceil_div(_tile_count(m, correlations(p, "forward")[0]), tile.lanes)
+    return ceil_div(vectors, max(1, min(_MOST_VECTORS, (16 << 20) // per_vector)))
 
 
 def weight_gradient(m: int, p: ConvProblem, tile: Tile, blocks: int) -> Program:
     """The program of a weight gradient: transform, multiply and add up a block of tiles after another."""
     itemsize = np.dtype(p.dtype).itemsize
     area, lanes, c, k = (m + 2) ** 2, tile.lanes, p.c // p.groups, p.k // p.groups
-    vectors = _blocks(_blocks(_tile_count(m, correlations(p, "forward")[0]), lanes), blocks)
-    v_bytes = _round_up(p.groups * area * (vectors * c + 1) * lanes * itemsize, _ALIGNMENT)
-    w_bytes = _round_up(p.groups * area * (vectors * k + 1) * lanes * itemsize, _ALIGNMENT)
+    vectors = ceil_div(ceil_div(_tile_count(m, correlations(p, "forward")[0]), lanes), blocks)
+    v_bytes = round_up(p.groups * area * (vectors * c + 1) * lanes * itemsize, ALIGNMENT)
+    w_bytes = round_up(p.groups * area * (vectors * k + 1) * lanes * itemsize, ALIGNMENT)
     x, y, out = View.of("x", 4), View.of("grad_output", 4), View.of("out", 4)
     # the input transform's scratch, or the packed operands of the products
     scratch = max(
         _rows_elements(m, vectors, lanes, p.input[1] + p.output[1]),
-        (_round_up(k, tile.rows) + tile.columns) * vectors * lanes,
+        (round_up(k, tile.rows) + tile.columns) * vectors * lanes,
         9 * lanes,
     )
     args: dict[str, Slot | int] = {
@@ -173,7 +172,7 @@ def weight_gradient(m: int, p: ConvProblem, tile: Tile, blocks: int) -> Program:
     stages = []
     for block in range(blocks):
         here = {**args, "block": block}
-        stages.append(Stage(f"winograd_f{m}_grad_transform", here, p.groups * _blocks(c + k, _CHANNELS)))
+        stages.append(Stage(f"winograd_f{m}_grad_transform", here, p.groups * ceil_div(c + k, _CHANNELS)))
         stages.append(Stage(f"winograd_f{m}_grad_multiply", here, p.groups * area))
     stages.append(Stage(f"winograd_f{m}_grad_weight", {**args, "block": 0}, p.k))
     return Program(
@@ -197,15 +196,15 @@ def cost(m: int, problem: Problem, pass_: str, mode: str, machine: Machine) -> f
     area, channels = (m + 2) ** 2, p.c + p.k
     if pass_ == "grad_weight":
         (r,) = correlations(p, "forward")
-        tiles, rows = _tile_count(m, r), _round_up(r.k, tile.rows)
-        multiply_adds = area * p.groups * rows * _round_up(r.c, tile.lanes) * tiles / tile.lanes
-        vectors = area * channels * _blocks(tiles, tile.lanes)
+        tiles, rows = _tile_count(m, r), round_up(r.k, tile.rows)
+        multiply_adds = area * p.groups * rows * round_up(r.c, tile.lanes) * tiles / tile.lanes
+        vectors = area * channels * ceil_div(tiles, tile.lanes)
         cycles = multiply_adds / (2 * _GEMM_SHARE) + vectors * (_TRANSFORM_CYCLES + _PACK_CYCLES)
-        return cycles * cycle + area * p.k * r.c * itemsize * _blocks(tiles, 256) / _CACHE_BANDWIDTH + _CALL_SECONDS
+        return cycles * cycle + area * p.k * r.c * itemsize * ceil_div(tiles, 256) / _CACHE_BANDWIDTH + _CALL_SECONDS
     (r,) = correlations(p, pass_)
-    vectors = area * _blocks(_tile_count(m, r), tile.lanes)
+    vectors = area * ceil_div(_tile_count(m, r), tile.lanes)
     cut = blocking(m, r, tile, itemsize, machine)
-    multiply_adds = vectors * p.groups * r.c * _round_up(r.k, tile.rows)
+    multiply_adds = vectors * p.groups * r.c * round_up(r.k, tile.rows)
     weight = area * p.groups * r.c * r.k * itemsize
     cycles = multiply_adds / (2 * _GEMM_SHARE) + vectors * channels * _TRANSFORM_CYCLES
     seconds = cycles * cycle + weight * cut.blocks / _CACHE_BANDWIDTH + _CALL_SECONDS
@@ -248,12 +247,4 @@ def error(m: int, problem: Problem, pass_: str) -> float:
 
 
 def _tile_count(m: int, r: Correlation) -> int:
-    return r.n * _blocks(r.output[0], m) * _blocks(r.output[1], m)
-
-
-def _blocks(count: int, size: int) -> int:
-    return -(-count // size)
-
-
-def _round_up(count: int, size: int) -> int:
-    return _blocks(count, size) * size
+    return r.n * ceil_div(r.output[0], m) * ceil_div(r.output[1], m)
