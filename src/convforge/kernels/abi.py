@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import namedtuple
 from functools import cache
-from hashlib import sha256
 
 INPUT = ("x", "x_n", "x_c", "x_h")  # the last axis has unit stride
 OUTPUT = ("out", "out_n", "out_k", "out_h", "out_w")
@@ -108,6 +107,8 @@ for _m in (2, 4, 6):
 
 def fingerprint() -> str:
     """A hash of the argument lists: compiled modules carry it, so that stale ones are found out and not called."""
+    from hashlib import sha256  # 3 ms, which importing the package need not take
+
     return sha256(repr(SIGNATURES).encode()).hexdigest()[:16]
 
 
