@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 import convforge as cf
+from convforge.algorithms import im2col
+from convforge.models import suite, suites
+from convforge.problem import ConvProblem
 from convforge.registry import ALGORITHMS
+from convforge.runtime.machine import machine
 
 from . import calls
 from .guard import at_page_end, at_page_start
@@ -56,3 +60,21 @@ def test_a_strided_out_is_written_only_where_it_is(algorithm, problem, pass_, rn
     np.testing.assert_array_equal(first, second)
     window[...] = 7.0
     assert (canvas == 7.0).all()
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("name", suites())
+def test_im2col_keeps_the_memory_that_it_states(name, batch):
+    """The lowered matrix of a layer is never there as a whole."""
+    (policy,), here = im2col.POLICIES, machine()
+    for problem in suite(name, batch).values():
+        if not isinstance(problem, ConvProblem) or problem.ndim != 2:
+            continue
+        for pass_ in problem.passes:
+            tile = here.tile(problem.dtype)
+            program = policy.program(problem, pass_, tile, here)
+            assert program.scratch_bytes <= 1.25 * max(here.l2, 1 << 20)
+            assert program.workspace_bytes <= 16 * problem.weight_bytes
+            # each phase of a strided gradient may end in a part of a cache line
+            phases = problem.stride[0] * problem.stride[1]
+            assert program.packed_bytes <= tile.rows * problem.weight_bytes + 64 * phases

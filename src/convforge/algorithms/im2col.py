@@ -3,6 +3,10 @@
 Chellapilla, Puri and Simard, "High performance convolutional neural networks for document processing", 2006, lower
 the whole input; here each item lowers ``depth`` rows of one register tile's columns at a time and sweeps the output
 channels while they are in the first cache (Anderson et al., "Low-memory GEMM-based convolution algorithms", 2017).
+
+Memory beyond the arrays: a worker takes at most one and a quarter times the second cache (of a mebibyte, where that is
+smaller), the packed weight at most a tile's rows times the weight (a group with one output channel fills a block of
+them), and the partial sums of a weight gradient at most sixteen times the weight.
 """
 
 from __future__ import annotations
