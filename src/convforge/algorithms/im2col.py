@@ -248,6 +248,8 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
         flops += 2 * tile.lanes * p.n * p.groups * (tiles * steps + _RUN_FMAS * taps * _runs(p.output, tile))
     else:
         for r in correlations(p, pass_):
+            if r.taps == 0:
+                continue  # zeros are written, nothing is summed
             taps = r.c * r.taps
             if _prefers_pixels(r, tile, p.itemsize, machine):
                 tiles = ceil_div(r.pixels, tile.rows)
