@@ -34,10 +34,15 @@ if TYPE_CHECKING:
     from convforge.problem import Problem
     from convforge.runtime.machine import Machine, Tile
 
-#: Items that a stage is split into where it can be, whatever the number of threads.
-_LEAST_ITEMS = 16
+#: Partial sums of a weight gradient where nothing else gives threads work: they order its additions.
+_MOST_PARTS = 16
 #: Fewest blocks of output channels that share one lowered panel: lowering a row costs about as much as two blocks.
 _LEAST_BLOCKS = 8
+#: Fewest panels of channels that share lowered pixels, and pixels that share a panel, likewise; most panels of pixels
+#: that share a block of weights.
+_LEAST_PANELS = 4
+_LEAST_PIXELS = 48
+_MOST_WIDTH = 12
 #: Most pixels and rows of lowered input that the weight gradient takes at a time: with fewer, the sums over a tile's
 #: lanes, and reading grad_output anew for each block of rows, take more than a tenth of the time.
 _MOST_PIXELS = 1024
@@ -48,13 +53,9 @@ _DOT_ROWS = 6
 _DOT_COLUMNS = 4
 #: Bounds a chain of additions, and so the error, on every machine.
 _MOST_DEPTH = 1024
-#: Fields of a run of pixels in the kernels.
+#: Fields of a run of pixels, and of a panel's place, in the kernels.
 _RUN_INTEGERS = 4
-#: Steps of one vector of columns that lowering takes for each.
-_LOWER_STEPS = 6
-#: Steps of a tile that transposing its sums takes; how much longer a panel takes whose weights are not in the cache.
-_TRANSPOSE_STEPS = 12
-_STREAM_FACTOR = 1.1
+_PLACE_INTEGERS = 2
 
 
 def _refuses(problem: Problem, pass_: str) -> str | None:
@@ -90,17 +91,18 @@ def _in_panels(
     """Output pixels in the lanes: the stages that pack and multiply, packed elements, bytes of scratch."""
     blocks = ceil_div(r.k, tile.rows)
     by_rows = _by_rows(r, tile)
-    panels = _panels(r, tile, by_rows)
-    depth, splits = _depth(r, tile, itemsize, machine), _splits(r, tile, panels)
+    depth = _depth(r, tile, itemsize, machine)
+    width = _width(r, tile, itemsize, machine, depth, by_rows)
+    spans, splits = _spans(r, tile, width, by_rows), _splits(r, tile, machine, width, by_rows)
     stage = Stage(
         "im2col_forward",
         {**input_fields(r), "packed": packed, "bias": bias_field(r), **output_fields(r), **geometry(r),
-         "depth": depth, "splits": splits, "by_rows": int(by_rows)},
-        r.n * r.groups * splits * panels,
+         "depth": depth, "splits": splits, "by_rows": int(by_rows), "width": width},
+        r.n * r.groups * splits * spans,
     )  # fmt: skip
-    rows = ceil_div(blocks, splits) * tile.rows
-    reals = (depth + rows) * tile.columns + _stripe(r, tile, depth, by_rows) + 3 * tile.lanes
-    integers = tile.columns * (_RUN_INTEGERS + 1) + depth
+    panel = depth * tile.columns + tile.lanes
+    reals = width * panel + tile.rows * tile.columns + _stripe(r, tile, width, by_rows) + tile.lanes
+    integers = width * (_PLACE_INTEGERS + tile.columns * _RUN_INTEGERS) + r.taps
     pack = _pack("pack_weight", r, packed, blocks)
     return pack, stage, r.groups * blocks * tile.rows * r.c * r.taps, 8 * integers + reals * itemsize
 
@@ -116,7 +118,7 @@ def _in_pixels(
     most = round_up(ceil_div(r.pixels, shares), tile.lanes)
     # the sums of an item stay in the second cache
     held = max(1, machine.l2 // 4 // (most * tile.columns * itemsize))
-    wanted = ceil_div(_LEAST_ITEMS, max(1, r.n) * r.groups * shares)
+    wanted = min(ceil_div(_least_items(machine), max(1, r.n) * r.groups * shares), panels // _LEAST_PANELS)
     splits = min(panels, max(wanted, ceil_div(panels, held)))
     stage = Stage(
         "im2col_pixels",
@@ -124,12 +126,13 @@ def _in_pixels(
          "depth": depth, "splits": splits, "shares": shares},
         r.n * r.groups * splits * shares,
     )  # fmt: skip
-    (_, ow), (kh, kw), (sh, sw), (dh, dw) = r.output, r.kernel, r.stride, r.dilation
-    touched = min(r.output[0], ceil_div(ceil_div(r.pixels, shares) - 1, ow) + 1)
-    stripe = ((touched - 1) * sh + (kh - 1) * dh + 1) * ((ow - 1) * sw + (kw - 1) * dw + 1) * _channels(r, depth)
-    reals = ceil_div(panels, splits) * most * tile.columns + max(stripe, tile.lanes * tile.columns) + tile.lanes
+    lowered = ceil_div(most, tile.rows) * (depth * tile.rows + 2 * tile.lanes)
+    rows = min(r.output[0], ceil_div(ceil_div(r.pixels, shares) - 1, r.output[1]) + 1)
+    stripe = _stripe_of(r, tile, rows, r.output[1])
+    reals = lowered + (ceil_div(panels, splits) * most + tile.lanes) * tile.columns + stripe + tile.lanes
+    integers = most + ceil_div(most, tile.rows) + 1 + r.taps
     pack = _pack("pack_columns", r, packed, panels)
-    return pack, stage, r.groups * vectors * tile.lanes * r.c * r.taps, 8 * (most + depth) + reals * itemsize
+    return pack, stage, r.groups * vectors * tile.lanes * r.c * r.taps, 8 * integers + reals * itemsize
 
 
 def _pack(kernel: str, r: Correlation, packed: Slot, blocks: int) -> Stage:
@@ -140,27 +143,43 @@ def _pack(kernel: str, r: Correlation, packed: Slot, blocks: int) -> Stage:
 
 
 def _prefers_pixels(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> bool:
-    """Whether channels in the lanes waste less: whole vectors of either, the transposed output, and the weights' way.
+    """Whether channels in the lanes take less: they leave fewer lanes idle on a small map.
 
-    A panel of pixels reads all weights anew; beyond the second cache they come no faster than they are used.
+    They may not pad the weights more than blocks of the tile's rows would.
     """
+    padded = round_up(r.k, tile.lanes) > tile.rows * r.k
+    return not padded and _pixel_fmas(r, tile) < _panel_fmas(r, tile, itemsize, machine)
+
+
+def _pixel_fmas(r: Correlation, tile: Tile) -> float:
+    """Fused multiply-adds of vectors that channels in the lanes take for an image's group, or would in their time."""
     taps = r.c * r.taps
-    rows = ceil_div(r.pixels, ceil_div(r.pixels, tile.rows)) * ceil_div(r.pixels, tile.rows)
-    pixels = rows * round_up(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
-    panels = round_up(r.pixels, tile.lanes) * round_up(r.k, tile.rows // 2) * taps
-    if r.k * taps * itemsize > machine.l2 // 2:
-        return pixels < panels * _STREAM_FACTOR
-    return pixels < panels
+    sums = r.pixels * ceil_div(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
+    return _PIXEL_FACTOR * sums + _PIXEL_FMAS * r.pixels * taps
+
+
+def _panel_fmas(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> float:
+    """Likewise, pixels in the lanes."""
+    taps = r.c * r.taps
+    by_rows = _by_rows(r, tile)
+    depth = _depth(r, tile, itemsize, machine)
+    width = _width(r, tile, itemsize, machine, depth, by_rows)
+    vectors = r.output[0] * ceil_div(r.output[1], tile.lanes) if by_rows else ceil_div(r.pixels, tile.lanes)
+    lowered: float = 0
+    if r.taps * prod(r.stride) > 1:
+        spans = _spans(r, tile, width, by_rows)
+        lowered = _COPY_FMAS * taps * _runs(r.output, tile)
+        lowered += _STRIPE_FMAS * r.c * spans * _stripe(r, tile, width, by_rows) / tile.lanes
+        lowered += _SPAN_FMAS * spans
+    tiles = ceil_div(vectors, tile.vectors) * ceil_div(r.k, tile.rows) * ceil_div(taps, depth)
+    products = vectors * max(r.k, tile.rows // 2) * taps + _TILE_FMAS * tiles
+    return products + _splits(r, tile, machine, width, by_rows) * lowered
 
 
 def _shares(r: Correlation, depth: int, itemsize: int, machine: Machine) -> int:
-    """Ranges of pixels whose input, as far as ``depth`` taps read it, stays in the second cache."""
-    return ceil_div(r.pixels, max(1, machine.l2 * 3 // 8 // (depth * itemsize)))
-
-
-def _channels(r: Correlation, depth: int) -> int:
-    """Most channels that ``depth`` rows of lowered input touch."""
-    return min(r.c, ceil_div(depth - 1, r.taps) + 1) if depth % r.taps else depth // r.taps
+    """Ranges of pixels whose input, as far as ``depth`` taps read it, stays in the second cache; enough for threads."""
+    fitting = ceil_div(r.pixels, max(1, machine.l2 * 3 // 8 // (depth * itemsize)))
+    return max(fitting, min(ceil_div(_least_items(machine), max(1, r.n) * r.groups), r.pixels // _LEAST_PIXELS))
 
 
 def _depth(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
@@ -175,38 +194,56 @@ def _depth(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
     return ceil_div(total, ceil_div(total, most))
 
 
+def _least_items(machine: Machine) -> int:
+    """Items that a stage is split into where it can be: some for each core, whatever the number of threads."""
+    return max(4, 2 * machine.cores)
+
+
 def _by_rows(r: Correlation, tile: Tile) -> bool:
-    """Whether panels end with the rows of pixels: what idle lanes take is then less than lowering would."""
+    """Whether panels end with the rows of pixels: few lanes idle, and no row is copied for some of its pixels."""
     if r.taps * prod(r.stride) == 1 and not any(r.padding) and r.input == r.output:
         return False
-    blocks, width = ceil_div(r.k, tile.rows), r.output[1]
-    rowwise = r.output[0] * ceil_div(width, tile.lanes)
-    flat = ceil_div(r.pixels, tile.lanes)
-    step = blocks * tile.rows / 2
-    lowering = _LOWER_STEPS * (1 + tile.lanes / width)
-    return rowwise * step <= flat * (step + lowering)
+    rowwise = r.output[0] * ceil_div(r.output[1], tile.lanes)
+    return rowwise * 16 <= ceil_div(r.pixels, tile.lanes) * 17
 
 
-def _panels(r: Correlation, tile: Tile, by_rows: bool) -> int:
+def _width(r: Correlation, tile: Tile, itemsize: int, machine: Machine, depth: int, by_rows: bool) -> int:
+    """Most panels of an item: a quarter of the second cache, yet enough items, if there are that many panels."""
+    line_panels = ceil_div(r.output[1] if by_rows else r.pixels, tile.columns)
+    lines = r.output[0] if by_rows else 1
+    fitting = machine.l2 // 4 // (depth * tile.columns * itemsize)
+    wanted = lines * line_panels * max(1, r.n) * r.groups // _least_items(machine)
+    return max(1, min(fitting, wanted, _MOST_WIDTH))
+
+
+def _spans(r: Correlation, tile: Tile, width: int, by_rows: bool) -> int:
+    """Items that the pixels of an image are cut into."""
     lines, pixels = (r.output[0], r.output[1]) if by_rows else (1, r.pixels)
-    return lines * ceil_div(pixels, tile.columns)
+    line_panels = ceil_div(pixels, tile.columns)
+    return ceil_div(lines, max(1, width // line_panels)) * ceil_div(line_panels, width)
 
 
-def _stripe(r: Correlation, tile: Tile, depth: int, by_rows: bool) -> int:
-    """Elements of the padded input under a panel of pixels, of all channels that ``depth`` taps touch."""
-    (oh, ow), (kh, kw), (sh, sw), (dh, dw) = r.output, r.kernel, r.stride, r.dilation
-    touched = 1 if by_rows else min(oh, ceil_div(tile.columns - 1, ow) + 1)
-    rows = (touched - 1) * sh + (kh - 1) * dh + 1 if kh > 1 else touched
-    width = min(ow, tile.columns) if touched == 1 else ow
-    phases = sw if kw > 1 else 1
-    pitch = round_up(width + (kw - 1) * dw // sw, tile.lanes)
-    return _channels(r, depth) * rows * phases * pitch
+def _stripe(r: Correlation, tile: Tile, width: int, by_rows: bool) -> int:
+    """Elements of one channel of the padded input under an item's pixels."""
+    oh, ow = r.output
+    if not by_rows:
+        pixels = min(width * tile.columns, r.pixels)
+        return _stripe_of(r, tile, min(oh, ceil_div(pixels - 1, ow) + 1), ow)
+    stacked = max(1, width // ceil_div(ow, tile.columns))
+    return _stripe_of(r, tile, min(stacked, oh), ow)
 
 
-def _splits(r: Correlation, tile: Tile, panels: int) -> int:
+def _stripe_of(r: Correlation, tile: Tile, rows: int, columns: int) -> int:
+    """Elements of one channel of the padded input under ``rows`` x ``columns`` output pixels."""
+    (kh, kw), (sh, sw), (dh, dw) = r.kernel, r.stride, r.dilation
+    read = (rows - 1) * sh + (kh - 1) * dh + 1 if kh > 1 else rows
+    return read * (sw if kw > 1 else 1) * round_up(columns + (kw - 1) * dw // sw, tile.lanes)
+
+
+def _splits(r: Correlation, tile: Tile, machine: Machine, width: int, by_rows: bool) -> int:
     """Ranges of output channels, each of which lowers the input anew: as few as give enough items."""
     blocks = ceil_div(r.k, tile.rows)
-    wanted = ceil_div(_LEAST_ITEMS, max(1, r.n) * r.groups * panels)
+    wanted = ceil_div(_least_items(machine), max(1, r.n) * r.groups * _spans(r, tile, width, by_rows))
     return max(1, min(wanted, blocks // _LEAST_BLOCKS))
 
 
@@ -218,7 +255,7 @@ def _grad_weight(p: ConvProblem, tile: Tile, machine: Machine) -> Program:
     columns = min(taps, max(_LEAST_COLUMNS, fitting - fitting % _LEAST_COLUMNS))
     pairs = max(1, p.n) * ceil_div(pixels, panel)
     items = p.groups * ceil_div(taps, columns)
-    parts = min(pairs, ceil_div(_LEAST_ITEMS, items))
+    parts = min(pairs, ceil_div(_MOST_PARTS, items))
     stage = Stage(
         "im2col_grad_weight",
         {**grad_weight_fields(p), "n": p.n, "g": p.groups, "c": c, "k": k, "parts": parts, "columns": columns,
@@ -250,20 +287,8 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
         for r in correlations(p, pass_):
             if r.taps == 0:
                 continue  # zeros are written, nothing is summed
-            taps = r.c * r.taps
-            if _prefers_pixels(r, tile, p.itemsize, machine):
-                tiles = ceil_div(r.pixels, tile.rows)
-                steps = ceil_div(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
-                products: float = tiles * ceil_div(r.pixels, tiles) * steps
-            else:
-                by_rows = _by_rows(r, tile)
-                vectors = r.output[0] * ceil_div(r.output[1], tile.lanes) if by_rows else ceil_div(r.pixels, tile.lanes)
-                products = vectors * round_up(r.k, tile.rows // 2) * (taps + _STORE_STEPS)
-                splits = _splits(r, tile, _panels(r, tile, by_rows))
-                if by_rows:
-                    products += _STRIPE_FMAS * splits * _stripe_vectors(r, tile)
-                elif r.taps * prod(r.stride) > 1:
-                    products += _RUN_FMAS * splits * taps * _runs(r.output, tile)
+            in_pixels = _prefers_pixels(r, tile, p.itemsize, machine)
+            products = _pixel_fmas(r, tile) if in_pixels else _panel_fmas(r, tile, p.itemsize, machine)
             flops += 2 * tile.lanes * r.n * r.groups * products
     memory = p.weight_bytes / (machine.bandwidth * (_CACHED if p.weight_bytes < machine.l3 // 2 else 1))
     if pass_ != "grad_weight":
@@ -273,29 +298,29 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
     return flops / (_EFFICIENCY * machine.peak(p.dtype)) + memory + packing + _CALL_SECONDS
 
 
-#: Measured: share of the peak that the tiles reach inside the kernels; what lowering one run of LANES pixels takes,
-#: in fused multiply-adds of a vector; what summing a tile of dot products over its lanes takes, in steps of the tile.
+#: Measured: share of the peak that the tiles reach inside the kernels; what lowering one run of LANES pixels for the
+#: weight gradient takes, in fused multiply-adds of a vector; what summing a tile of dot products over its lanes takes,
+#: in steps of the tile.
 _EFFICIENCY = 0.93
 _RUN_FMAS = 14
 _REDUCTION_STEPS = 8
-#: Likewise, for copying a vector of a stripe: measured 8 to 19 on layers with 4 to 16 channels a group. How much faster
-#: weights come from the last cache than from memory.
+#: Likewise, for copying a run of a tap from the stripe or a vector into it, for making an item's runs, and for a tap of
+#: a pixel where channels are in the lanes; how much longer a step takes there. How much faster weights come from the
+#: last cache than from memory.
+_COPY_FMAS = 5
 _STRIPE_FMAS = 8
+_SPAN_FMAS = 2000
+_PIXEL_FMAS = 3
+_PIXEL_FACTOR = 1.1
 _CACHED = 3
-#: Steps that a tile takes to add its bias and store its sums; seconds a byte of output takes beyond them.
-_STORE_STEPS = 4
+#: What a tile takes to begin, add its bias and store its sums; steps that transposing them takes; seconds a byte of
+#: output takes.
+_TILE_FMAS = 60
+_TRANSPOSE_STEPS = 12
 _OUTPUT_SECONDS = 1.2e-11
 #: Seconds a byte of the weight takes to pack, and a call.
 _PACK_SECONDS = 1e-10
 _CALL_SECONDS = 2e-6
-
-
-def _stripe_vectors(r: Correlation, tile: Tile) -> int:
-    """Vectors of padded input that are copied for panels of rows; those inside a wide map are read in place."""
-    panels = ceil_div(r.output[1], tile.columns)
-    if prod(r.stride) == 1 and r.kernel[1] > 1:
-        panels = min(panels, 2)
-    return r.output[0] * panels * _stripe(r, tile, r.c * r.taps, True) // tile.lanes
 
 
 def _runs(output: tuple[int, ...], tile: Tile) -> float:

@@ -52,9 +52,10 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "sum_parts": ("partial", "out", "parts", "count"),
     # out = 0 through its strides; items: n * channels
     "fill_zero": (*OUTPUT, "n", "channels", "oh", "ow"),
-    # items: n * g * splits of the k rows * panels of LANES * VECTORS pixels, which cover all pixels, or each row of
-    # them by itself (by_rows); depth: rows of lowered input at a time
-    "im2col_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "depth", "splits", "by_rows"),
+    # panels of LANES * VECTORS pixels cover all pixels, or each row of them by itself (by_rows); an item takes at most
+    # width of them: a part of such a line, or several lines. items: n * g * splits of the k rows * those; depth: rows
+    # of lowered input at a time
+    "im2col_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "depth", "splits", "by_rows", "width"),
     # the same with output channels in the lanes, of weights from pack_columns. items: g * splits of the panels of
     # channels * n * shares of the pixels
     "im2col_pixels": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "depth", "splits", "shares"),

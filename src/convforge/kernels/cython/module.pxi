@@ -1,5 +1,7 @@
 # One extension module: every kernel, for the instruction set and dtype that its macros name.
 # A kernel never holds the GIL, never raises and reads its arguments from the struct that abi.py describes.
+from libc.string cimport memcpy
+
 include "vectors.pxi"
 include "abi.pxi"
 include "weights.pxi"

@@ -42,7 +42,8 @@ enum {
     DOT_GROUPS = (DOT_ROWS * DOT_COLUMNS + LANES - 1) / LANES /* of LANES accumulators, to be summed together */
 };
 
-_Static_assert(CF_VECTORS == 3, "gemm.pxi has variants of 1, 2 and 3 vectors");
+_Static_assert(CF_VECTORS == 3, "tile.h has variants of 1, 2 and 3 vectors");
+_Static_assert(CF_ROWS == 4 || CF_ROWS == 8, "tile.h has variants of half to all of them");
 
 #define VEC_BYTES (CF_LANES * CF_REAL_BITS / 8)
 typedef real vec __attribute__((vector_size(VEC_BYTES)));
@@ -253,9 +254,17 @@ VEC_FUNCTION void vec_store_masked(real *p, vec v, vec_mask m) {
 
 #endif
 
-/* Lanes below n (clamped to 0..LANES) from memory, the others 0; stored, the others left alone. */
-VEC_FUNCTION vec vec_load_partial(const real *p, int64_t n) { return vec_load_masked(p, vec_first_lanes(n)); }
-VEC_FUNCTION void vec_store_partial(real *p, vec v, int64_t n) { vec_store_masked(p, v, vec_first_lanes(n)); }
+/* Lanes below n (clamped to 0..LANES) from memory, the others 0; stored, the others left alone. Most often all of them
+ * are named, and a masked store of AVX2 takes AMD's cores as long as a dozen whole ones. */
+VEC_FUNCTION vec vec_load_partial(const real *p, int64_t n) {
+    return !MASKED_LOADS && n >= LANES ? vec_load(p) : vec_load_masked(p, vec_first_lanes(n));
+}
+VEC_FUNCTION void vec_store_partial(real *p, vec v, int64_t n) {
+    if (!MASKED_LOADS && n >= LANES)
+        vec_store(p, v);
+    else
+        vec_store_masked(p, v, vec_first_lanes(n));
+}
 
 /* Lanes lo <= l < hi read p[l], the others are 0. p may point before its array. */
 VEC_FUNCTION vec vec_load_window(const real *p, int64_t lo, int64_t hi) {

@@ -18,22 +18,26 @@ if TYPE_CHECKING:
     from convforge.kernels.numba.translate import Inner, Target
 
 
-def _outer_tile(target: Target, vectors: int) -> Inner:
-    """Make the tile with this many vectors of columns."""
+def _outer_tile(target: Target, tile_rows: int, vectors: int, copying: bool = False) -> Inner:
+    """Make the tile with as many rows and vectors of columns; ``copying`` adds an argument ``copy`` after ``ldb``."""
     v = target.v
-    rows, columns = range(target.rows), range(vectors)
+    rows, columns = range(tile_rows), range(vectors)
     last = vectors - 1
 
     @target.jit
     def start(c, n, accumulate, bias):
         return v.load_partial(c, n) if accumulate else bias
 
-    lines = ["def outer_tile(depth, a, b, ldb, c, ldc, bias, rows, columns, accumulate):"]
+    copy = "copy, " if copying else ""
+    lines = [f"def outer_tile(depth, a, b, ldb, {copy}c, ldc, bias, rows, columns, accumulate):"]
     lines += [f"    s{i}_{j} = v.zero()" for i in rows for j in columns]
     lines += ["    for p in range(depth):"]
     # packed weights come from far, and the CPU's own prefetching stops at each page: up to 1.6 times as fast
     lines += [f"        v.prefetch(a, {256 * target.rows})"]
-    lines += [f"        b{j} = v.load(b, {j * v.lanes})" for j in columns]
+    for j in columns:
+        lines += [f"        b{j} = v.load(b, {j * v.lanes})"]
+        if copying:
+            lines += [f"        v.store(copy, p * {target.vectors * v.lanes} + {j * v.lanes}, b{j})"]
     for i in rows:
         lines += [f"        scale = v.broadcast(a[{i}])"]
         lines += [f"        s{i}_{j} = v.fma(scale, b{j}, s{i}_{j})" for j in columns]
@@ -62,103 +66,31 @@ def gemm_rows(target: Target) -> Inner:
     [depth][ROWS], whatever ``rows`` is; ``b`` is read in whole vectors; ``c`` is touched only where it is named.
     ``columns`` is at most LANES * VECTORS; ``bias`` is an address, 0 for none.
     """
-    lanes = target.lanes
-    names = {f"tile{vectors}": _outer_tile(target, vectors) for vectors in range(1, target.vectors + 1)}
+    lanes, vectors = target.lanes, range(1, target.vectors + 1)
+    # a tile as low as the rows, down to half of the whole one
+    heights = range(target.rows // 2, target.rows + 1)
+    names = {f"tile{i}_{j}": _outer_tile(target, i, j) for i in heights for j in vectors}
     lines = ["def gemm_rows(depth, a, b, ldb, c, ldc, bias, rows, columns, accumulate):"]
-    for vectors in range(target.vectors, 0, -1):
-        lines += [f"    if columns > {(vectors - 1) * lanes}:"]
-        lines += [f"        return tile{vectors}(depth, a, b, ldb, c, ldc, bias, rows, columns, accumulate)"]
+    for i in reversed(heights):
+        least = 0 if i == heights[0] else i
+        for j in reversed(vectors):
+            lines += [f"    if rows >= {least} and columns > {(j - 1) * lanes}:"]
+            lines += [f"        return tile{i}_{j}(depth, a, b, ldb, c, ldc, bias, rows, columns, accumulate)"]
     return target.jit(define("gemm_rows", lines, **names))
 
 
-def gemm_table(target: Target) -> Inner:
-    """Make ``gemm_table(depth, a, b, offsets, c, ldc, bias, rows, columns, accumulate)``.
+def gemm_copying(target: Target) -> Inner:
+    """Make ``gemm_copying(depth, a, b, ldb, copy, c, ldc, bias, rows, columns, accumulate)``.
 
-    The same, row p of the right-hand side being at ``b + offsets[p]``; few rows take a tile of half as many.
+    The same, and copy[depth][LANES * VECTORS] = b: waiting for far away rows is hidden behind the multiplications.
     """
     lanes, vectors = target.lanes, range(1, target.vectors + 1)
-    half = target.rows // 2
-    names = {f"tile{n}_{j}": _table_tile(target, n, j) for n in (target.rows, half) for j in vectors}
-    lines = ["def gemm_table(depth, a, b, offsets, c, ldc, bias, rows, columns, accumulate):"]
-    for n, condition in ((target.rows, f"rows > {half}"), (half, "True")):
-        for j in reversed(vectors):
-            lines += [f"    if {condition} and columns > {(j - 1) * lanes}:"]
-            lines += [f"        return tile{n}_{j}(depth, a, b, offsets, c, ldc, bias, rows, columns, accumulate)"]
-    return target.jit(define("gemm_table", lines, **names))
-
-
-def _table_tile(target: Target, tile_rows: int, vectors: int) -> Inner:
-    v = target.v
-    rows, columns = range(tile_rows), range(vectors)
-    last = vectors - 1
-
-    @target.jit
-    def start(c, n, accumulate, bias):
-        return v.load_partial(c, n) if accumulate else bias
-
-    lines = ["def table_tile(depth, a, b, offsets, c, ldc, bias, rows, columns, accumulate):"]
-    lines += [f"    s{i}_{j} = v.zero()" for i in rows for j in columns]
-    lines += ["    for p in range(depth):"]
-    lines += ["        source = v.advance(b, offsets[p])"]
-    lines += [f"        b{j} = v.load(source, {j * v.lanes})" for j in columns]
-    for i in rows:
-        lines += [f"        scale = v.broadcast(a[{i}])"]
-        lines += [f"        s{i}_{j} = v.fma(scale, b{j}, s{i}_{j})" for j in columns]
-    lines += [f"        a = v.advance(a, {target.rows})"]
-    lines += ["    biases = v.pointer(bias)"]
-    for i in rows:
-        lines += [f"    if {i} < rows:"]
-        lines += [f"        row = v.advance(c, {i} * ldc)"]
-        lines += [f"        init = v.broadcast(biases[{i}]) if bias != 0 else v.zero()"]
-        for j in columns:
-            lines += [f"        to = v.advance(row, {j * v.lanes})"]
-            if j < last:
-                lines += [f"        v.store(to, 0, s{i}_{j} + (v.load(to, 0) if accumulate else init))"]
-            else:
-                lines += [f"        n = columns - {j * v.lanes}"]
-                lines += [f"        v.store_partial(to, s{i}_{j} + start(to, n, accumulate, init), n)"]
-    return target.call(define("table_tile", lines, v=v, start=start))
-
-
-def gemm_pixels(target: Target) -> Inner:
-    """Make ``gemm_pixels(vectors, depth, a, starts, offsets, b, c, rows, accumulate)``.
-
-    c[rows][COLUMNS] = sum over p of a[starts[row] + offsets[p]] * b[p][column], plus c itself to accumulate. ``b`` is
-    [depth][vectors * LANES], and as many columns of c are written; ``rows`` is at most ROWS.
-    """
-    vectors = range(1, target.vectors + 1)
-    # fewer rows than half of the most take the tile of half as many
-    heights = range(target.rows // 2, target.rows + 1)
-    names = {f"tile{n}_{j}": _pixel_tile(target, n, j) for n in heights for j in vectors}
-    lines = ["def gemm_pixels(vectors, depth, a, starts, offsets, b, c, rows, accumulate):"]
+    names = {f"tile{j}": _outer_tile(target, target.rows, j, copying=True) for j in vectors}
+    lines = ["def gemm_copying(depth, a, b, ldb, copy, c, ldc, bias, rows, columns, accumulate):"]
     for j in reversed(vectors):
-        for n in reversed(heights):
-            least = 0 if n == heights[0] else n
-            lines += [f"    if vectors >= {j} and rows >= {least}:"]
-            lines += [f"        return tile{n}_{j}(depth, a, starts, offsets, b, c, rows, accumulate)"]
-    return target.jit(define("gemm_pixels", lines, **names))
-
-
-def _pixel_tile(target: Target, tile_rows: int, vectors: int) -> Inner:
-    v = target.v
-    rows, columns = range(tile_rows), range(vectors)
-    lines = ["def pixel_tile(depth, a, starts, offsets, b, c, rows, accumulate):"]
-    # rows past the edge repeat the last one, and their sums are dropped
-    lines += [f"    a{i} = v.advance(a, starts[min({i}, rows - 1)])" for i in rows]
-    lines += [f"    s{i}_{j} = v.zero()" for i in rows for j in columns]
-    lines += ["    for p in range(depth):"]
-    lines += ["        offset = offsets[p]"]
-    lines += [f"        b{j} = v.load(b, {j * v.lanes})" for j in columns]
-    for i in rows:
-        lines += [f"        scale = v.broadcast(a{i}[offset])"]
-        lines += [f"        s{i}_{j} = v.fma(scale, b{j}, s{i}_{j})" for j in columns]
-    lines += [f"        b = v.advance(b, {vectors * v.lanes})"]
-    for i in rows:
-        lines += [f"    if {i} < rows:"]
-        for j in columns:
-            at = i * target.vectors * v.lanes + j * v.lanes
-            lines += [f"        v.store(c, {at}, s{i}_{j} + v.load(c, {at}) if accumulate else s{i}_{j})"]
-    return target.call(define("pixel_tile", lines, v=v))
+        lines += [f"    if columns > {(j - 1) * lanes}:"]
+        lines += [f"        return tile{j}(depth, a, b, ldb, copy, c, ldc, bias, rows, columns, accumulate)"]
+    return target.jit(define("gemm_copying", lines, **names))
 
 
 def transposed(names: list[str]) -> tuple[list[str], list[str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
-from convforge.kernels.numba.gemm import dot_products, dot_tile_rows, gemm_pixels, gemm_table, transposed
+from convforge.kernels.numba.gemm import dot_products, dot_tile_rows, gemm_copying, gemm_rows, transposed
 from convforge.kernels.numba.generate import define
 
 if TYPE_CHECKING:
@@ -75,38 +75,58 @@ def _lower(target: Target) -> Inner:
     return lower
 
 
-def _stripes(target: Target) -> tuple[Inner, Inner]:
-    """Make ``fill_stripe`` and ``list_taps``.
+def _stripes(target: Target) -> tuple[Inner, Inner, Inner]:
+    """Make ``aim``, ``read_channel`` and ``list_taps``: where the taps of some output pixels are read.
 
-    A stripe is the input under some output pixels, padded with zeros, its columns split by their phase within a
-    stride: what neighbouring pixels read for one tap lies in one piece. A channel has ``rows`` rows of ``phases``
-    pieces of ``pitch`` elements; the first is row ``top`` of x from column ``left`` on, the next ones are ``row_step``
-    rows of x apart.
+    That is in x itself, if it is ``inside``, or in a stripe: the input under the pixels, padded with zeros, its columns
+    split by their phase within a stride, so that what neighbouring pixels read for one tap lies in one piece. A stripe
+    holds one channel. It has ``rows`` rows of ``phases`` pieces of ``pitch`` elements; the first is row ``top`` of x
+    from column ``left`` on, the next ones are ``row_step`` rows of x apart.
 
-    ``fill_stripe(sw, x, x_c, x_h, ih, iw, top, left, rows, row_step, phases, pitch, channels, to)`` writes it.
-    ``list_taps(kh, kw, dh, dw, first, count, channel, row, phase, step, offsets)`` lists where the first pixel reads
-    the rows of the lowered input from ``first`` on, relative to the first row's channel at tap (0, 0), given the
-    distance of channels and of rows (of x), of phases, and of the columns of a phase.
+    ``aim(ow, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, phases, row_step, pixel, count)`` is (top, left, rows, pitch,
+    inside). ``read_channel(inside, sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)`` fills the
+    stripe where it is needed, and is what the places of taps and pixels are relative to. ``list_taps(kh, kw, dh, dw,
+    row, phase, step, offsets)`` lists where a pixel reads each tap of a channel relative to its first one, given the
+    distance of rows (of x), of phases, and of the columns of a phase.
     """
     v, lanes = target.v, target.lanes
 
+    @target.call
+    def aim(ow, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, phases, row_step, pixel, count):
+        h = pixel // ow
+        w = pixel - h * ow
+        last_h = (pixel + count - 1) // ow
+        width = count if h == last_h else ow
+        reach_h = (last_h - h) * sh + (kh - 1) * dh
+        reach_w = (width - 1) * sw + (kw - 1) * dw
+        top = h * sh - ph
+        left = (w if h == last_h else 0) * sw - pw
+        pitch = width + (kw - 1) * dw // sw
+        if phases > 1:
+            pitch = (pitch + lanes - 1) // lanes * lanes
+        inside = sw == 1 and top >= 0 and top + reach_h < ih and left >= 0 and left + reach_w < iw
+        return top, left, reach_h // row_step + 1, pitch, inside
+
     def make(stride: int) -> Inner:
         @target.jit
-        def fill_piece(row, column, iw, sw, phases, pitch, room, to):
-            lo, hi = -column, iw - column
+        def load(whole, row, lo, hi):
+            return v.load(row, 0) if whole else v.load_window(row, lo, hi)
+
+        @target.jit
+        def fill_piece(whole, row, lo, hi, sw, phases, pitch, room, to):
             if stride == 1:
-                v.store_partial(to, v.load_window(row, lo, hi), room)
+                v.store_partial(to, load(whole, row, lo, hi), room)
             elif stride == 2:
-                a = v.load_window(row, lo, hi)
-                b = v.load_window(v.advance(row, lanes), lo - lanes, hi - lanes)
+                a = load(whole, row, lo, hi)
+                b = load(whole, v.advance(row, lanes), lo - lanes, hi - lanes)
                 v.store_partial(to, v.even(a, b), room)
                 if phases > 1:
                     v.store(to, pitch, v.odd(a, b))
             elif stride == 4 and phases > 1:
-                a = v.load_window(row, lo, hi)
-                b = v.load_window(v.advance(row, lanes), lo - lanes, hi - lanes)
-                c = v.load_window(v.advance(row, 2 * lanes), lo - 2 * lanes, hi - 2 * lanes)
-                d = v.load_window(v.advance(row, 3 * lanes), lo - 3 * lanes, hi - 3 * lanes)
+                a = load(whole, row, lo, hi)
+                b = load(whole, v.advance(row, lanes), lo - lanes, hi - lanes)
+                c = load(whole, v.advance(row, 2 * lanes), lo - 2 * lanes, hi - 2 * lanes)
+                d = load(whole, v.advance(row, 3 * lanes), lo - 3 * lanes, hi - 3 * lanes)
                 ab, cd = v.even(a, b), v.even(c, d)
                 v.store(to, 0, v.even(ab, cd))
                 v.store(to, 2 * pitch, v.odd(ab, cd))
@@ -115,79 +135,75 @@ def _stripes(target: Target) -> tuple[Inner, Inner]:
                 v.store(to, 3 * pitch, v.odd(ab, cd))
             else:
                 for q in range(phases):
-                    at = column + q
-                    first = 0 if at >= 0 else (sw - 1 - at) // sw
-                    last = 0 if at >= iw else (iw - at + sw - 1) // sw
-                    pixels = v.load_strided(v.advance(row, q), sw, first, last)
+                    pixels = v.load_strided(v.advance(row, q), sw, (lo - q + sw - 1) // sw, (hi - q + sw - 1) // sw)
                     v.store_partial(v.advance(to, q * pitch), pixels, room)
 
         @target.call
-        def fill_columns(sw, x, x_c, x_h, ih, iw, top, left, rows, row_step, phases, pitch, channels, to):
-            # column by column of vectors, as their edges are the same in all rows
-            for t in range(0, pitch, lanes):
-                column = left + t * sw
-                piece = v.advance(to, t)
-                for c in range(channels):
-                    for r in range(rows):
-                        h = top + r * row_step
-                        if h < 0 or h >= ih:
-                            for q in range(phases):
-                                v.store_partial(v.advance(piece, q * pitch), v.zero(), pitch - t)
-                        else:
-                            row = v.advance(x, c * x_c + h * x_h + column)
-                            fill_piece(row, column, iw, sw, phases, pitch, pitch - t, piece)
-                        piece = v.advance(piece, phases * pitch)
+        def fill_rows(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, to):
+            for r in range(rows):
+                h = top + r * row_step
+                row = v.advance(x, h * x_h)
+                for t in range(0, pitch, lanes):
+                    column = left + t * sw
+                    piece = v.advance(to, t)
+                    if h < 0 or h >= ih:
+                        for q in range(phases):
+                            v.store_partial(v.advance(piece, q * pitch), v.zero(), pitch - t)
+                    elif column >= 0 and column + sw * lanes <= iw:
+                        fill_piece(True, v.advance(row, column), 0, sw * lanes, sw, phases, pitch, pitch - t, piece)
+                    else:
+                        lo, hi = -column, iw - column
+                        fill_piece(False, v.advance(row, column), lo, hi, sw, phases, pitch, pitch - t, piece)
+                to = v.advance(to, phases * pitch)
 
-        return fill_columns
+        return fill_rows
 
     fill1, fill2, fill4, fill_any = make(1), make(2), make(4), make(0)
 
     @target.jit
-    def fill_stripe(sw, x, x_c, x_h, ih, iw, top, left, rows, row_step, phases, pitch, channels, to):
-        if sw == 1:
-            fill1(sw, x, x_c, x_h, ih, iw, top, left, rows, row_step, phases, pitch, channels, to)
+    def read_channel(inside, sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe):
+        source = stripe
+        if inside:
+            source = v.advance(x, top * x_h + left)
+        elif sw == 1:
+            fill1(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
         elif sw == 2:
-            fill2(sw, x, x_c, x_h, ih, iw, top, left, rows, row_step, phases, pitch, channels, to)
+            fill2(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
         elif sw == 4 and phases > 1:
-            fill4(sw, x, x_c, x_h, ih, iw, top, left, rows, row_step, phases, pitch, channels, to)
+            fill4(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
         else:
-            fill_any(sw, x, x_c, x_h, ih, iw, top, left, rows, row_step, phases, pitch, channels, to)
+            fill_any(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
+        return source
 
     @target.call
-    def list_taps(kh, kw, dh, dw, first, count, channel, row, phase, step, offsets):
-        area = kh * kw
-        i, j = first // kw % kh, first % kw
-        start = 0
-        for p in range(min(count, area)):
+    def list_taps(kh, kw, dh, dw, row, phase, step, offsets):
+        for j in range(kw):
             column = j * dw // step
-            offsets[p] = start + i * dh * row + (j * dw - column * step) * phase + column
-            j += 1
-            if j == kw:
-                j = 0
-                i += 1
-                if i == kh:
-                    i = 0
-                    start += channel
-        for p in range(area, count):
-            offsets[p] = offsets[p - area] + channel
+            at = (j * dw - column * step) * phase + column
+            for i in range(kh):
+                offsets[i * kw + j] = i * dh * row + at
 
-    return fill_stripe, list_taps
+    return aim, read_channel, list_taps
 
 
 def _scatter(target: Target) -> Inner:
-    """Make ``scatter(sums, rows, out, out_k, out_h, out_w, ow, pixel, count)``, for pixels not in one piece."""
+    """Make ``scatter(sums, rows, out, out_k, out_h, out_w, ow, pixel, count, accumulate)``.
+
+    For pixels not in one piece: out[row, pixel + i] = sums[row][i], plus itself to accumulate.
+    """
     v = target.v
     width = target.lanes * target.vectors
 
     @target.call
-    def scatter(sums, rows, out, out_k, out_h, out_w, ow, pixel, count):
+    def scatter(sums, rows, out, out_k, out_h, out_w, ow, pixel, count, accumulate):
         first_h = pixel // ow
         first_w = pixel - first_h * ow
         for row in range(rows):
             to = v.advance(out, row * out_k)
             h, w = first_h, first_w
             for i in range(count):
-                to[h * out_h + w * out_w] = sums[row * width + i]
+                at = h * out_h + w * out_w
+                to[at] = sums[row * width + i] + to[at] if accumulate else sums[row * width + i]
                 w += 1
                 if w == ow:
                     w = 0
@@ -197,47 +213,52 @@ def _scatter(target: Target) -> Inner:
 
 
 def im2col_forward(target: Target) -> Callable[..., None]:
-    """A panel of pixels at a time, in the lanes; x itself, or a stripe of it, is the right-hand side where possible."""
+    """Panels of pixels at a time, in the lanes, that all blocks of output channels are multiplied with."""
     v, lanes, tile_rows = target.v, target.lanes, target.rows
     tile_columns = lanes * target.vectors
     most = target.vectors
     f = abi.fields("im2col_forward")
-    (fill_stripe, list_taps), gemm, scatter = _stripes(target), gemm_table(target), _scatter(target)
+    (aim, read_channel, list_taps), scatter = _stripes(target), _scatter(target)
+    gemm, copying_gemm = gemm_rows(target), gemm_copying(target)
 
     @target.call
-    def cut_runs(ow, pixel, count, row_step, pitch, firsts, starts):
-        # the runs of at most LANES pixels of one row: where each stands in the panel, and in the stripe
-        row = pixel // ow
-        column = pixel - row * ow
-        origin = 0 if column + count > ow else column
-        lane = runs = above = 0
+    def cut_runs(start, column, row_pixels, count, step, place, places, starts, counts):
+        # the runs of pixels of one row: where each stands in the panels, and is read; start is where column 0 is read
+        lane = runs = 0
         while lane < count:
-            firsts[runs] = lane
-            starts[runs] = above * row_step * pitch + column - origin
-            run = min(min(ow - column, count - lane), lanes)
+            run = min(row_pixels - column, count - lane)
+            places[runs] = place + lane
+            starts[runs] = start + column
+            counts[runs] = run
             lane += run
-            column += run
             runs += 1
-            if column == ow:
-                column = 0
-                above += 1
+            column = 0
+            start += step
         return runs
 
     @target.call
-    def lower(source, offsets, rows, firsts, starts, runs, panel):
-        # lanes past a run are overwritten by the next one
-        for p in range(rows):
-            row = v.advance(source, offsets[p])
+    def lower_channel(inside, source, offsets, taps, places, starts, counts, runs, panels):
+        # lanes past a run are overwritten by the next one, those of the last run of a row by the next row
+        for p in range(taps):
+            tap = v.advance(source, offsets[p])
             for q in range(runs):
-                v.store(panel, firsts[q], v.load(row, starts[q]))
-            panel = v.advance(panel, tile_columns)
+                read, to = v.advance(tap, starts[q]), v.advance(panels, places[q])
+                count = counts[q]
+                while count >= lanes:
+                    v.store(to, 0, v.load(read, 0))
+                    read, to = v.advance(read, lanes), v.advance(to, lanes)
+                    count -= lanes
+                if count > 0:
+                    # a stripe goes on past its last run, x may not
+                    v.store(to, 0, v.load_partial(read, count) if inside else v.load(read, 0))
+            panels = v.advance(panels, tile_columns)
 
     def kernel(args, scratch, begin, end):
         g, c, k, oh, ow = args[f.g], args[f.c], args[f.k], args[f.oh], args[f.ow]
         ih, iw, kh, kw, sh, sw = args[f.ih], args[f.iw], args[f.kh], args[f.kw], args[f.sh], args[f.sw]
         ph, pw, dh, dw = args[f.ph], args[f.pw], args[f.dh], args[f.dw]
         x_c, x_h, out_k = args[f.x_c], args[f.x_h], args[f.out_k]
-        depth, splits = args[f.depth], args[f.splits]
+        depth, splits, item_width = args[f.depth], args[f.splits], args[f.width]
         area, pixels = kh * kw, oh * ow
         taps = c * area
         blocks = (k + tile_rows - 1) // tile_rows
@@ -246,105 +267,132 @@ def im2col_forward(target: Target) -> Callable[..., None]:
         if area * sh * sw == 1 and ph == 0 and pw == 0 and ih == oh and iw == ow and x_h == iw:
             # output pixels are input pixels: the plane is one row
             ih, iw, row_pixels = 1, ih * iw, pixels
-        # a line is what panels divide: a row of pixels, or all of them
+        # a line is what panels divide: a row of pixels, or all of them; an item takes a part of a line, or some lines
         line = row_pixels if args[f.by_rows] else pixels
+        lines = pixels // line
         vectors = (line + lanes - 1) // lanes
         line_panels = (vectors + most - 1) // most
-        panels = pixels // line * line_panels
-        # scratch: firsts and starts of runs [columns of a tile], offsets[depth], panel[depth][columns of a tile] and
-        # LANES more, sums[rows of a split][columns of a tile], stripe
-        firsts = v.pointer_int64(scratch)
-        starts = v.advance(firsts, tile_columns)
-        offsets = v.advance(starts, tile_columns)
-        panel = v.pointer(scratch + 8 * (2 * tile_columns + depth))
-        sums = v.advance(panel, depth * tile_columns + lanes)
-        striped = v.advance(sums, (blocks + splits - 1) // splits * tile_rows * tile_columns)
+        cuts = (line_panels + item_width - 1) // item_width
+        stacked = max(item_width // line_panels, 1)
+        stacks = (lines + stacked - 1) // stacked
+        # scratch: pixels and counts of panels [width] each, places, starts and counts of runs [width * columns of a
+        # tile] each, offsets[area], panels[width][depth * columns + LANES], sums[tile_rows][columns], stripe
+        panel_pixels = v.pointer_int64(scratch)
+        panel_counts = v.advance(panel_pixels, item_width)
+        most_runs = item_width * tile_columns
+        places = v.advance(panel_counts, item_width)
+        starts = v.advance(places, most_runs)
+        counts = v.advance(starts, most_runs)
+        offsets = v.advance(counts, most_runs)
+        panel_step = depth * tile_columns + lanes
+        packed = v.pointer(scratch + 8 * (2 * item_width + 3 * most_runs + area))
+        sums = v.advance(packed, item_width * panel_step)
+        stripe = v.advance(sums, tile_rows * tile_columns)
         phases = sw if kw > 1 else 1
         row_step = 1 if kh > 1 else sh
         for item in range(begin, end):
-            # shares of whole vectors: 49 pixels are better done as 32 + 17 than as 48 + 1
-            rest = item // panels
-            which = item - rest * panels
-            at_line = which // line_panels
-            part = which - at_line * line_panels
-            start = vectors * part // line_panels * lanes
-            count = min(vectors * (part + 1) // line_panels * lanes, line) - start
-            pixel = start + at_line * line
+            at_stack = item // cuts
+            cut = item - at_stack * cuts
+            rest = at_stack // stacks
+            stack = at_stack - rest * stacks
             image_group = rest // splits
             split = rest - image_group * splits
             image = image_group // g
             group = image_group - image * g
+            first_line, last_line = lines * stack // stacks, lines * (stack + 1) // stacks
+            first_part, last_part = line_panels * cut // cuts, line_panels * (cut + 1) // cuts
             first_block, last_block = blocks * split // splits, blocks * (split + 1) // splits
             x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + group * c * x_c)
-            first_row = first_block * tile_rows
-            out = v.advance(v.pointer(args[f.out]), image * args[f.out_n] + (group * k + first_row) * out_k)
-            h = pixel // row_pixels
-            w = pixel - h * row_pixels
-            last_h = (pixel + count - 1) // row_pixels
-            # rows and columns of x from the first pixel's first tap to the last one's last tap, in whole vectors
-            reach_h = (last_h - h) * sh + (kh - 1) * dh
-            reach_w = (kw - 1) * dw + (count + lanes - 1) // lanes * lanes
-            top = h * sh - ph
-            left = (w if h == last_h else 0) * sw - pw
-            inside = sw == 1 and h == last_h and top >= 0 and top + reach_h < ih and left >= 0 and left + reach_w <= iw
-            rows = reach_h // row_step + 1
-            pitch = (count if h == last_h else row_pixels) + (kw - 1) * dw // sw
-            if phases > 1:
-                pitch = (pitch + lanes - 1) // lanes * lanes
-            channel = rows * phases * pitch
-            joined = True
-            runs = 0
+            pixel = first_line * line + vectors * first_part // line_panels * lanes
+            count = (last_line - 1) * line + min(vectors * last_part // line_panels * lanes, line) - pixel
+            first_row = pixel // row_pixels
+            # a source that spans rows starts with their first column
+            first_column = pixel - first_row * row_pixels
+            if first_column + count > row_pixels:
+                first_column = 0
+            top, left, rows, pitch, inside = aim(
+                row_pixels, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, phases, row_step, pixel, count
+            )
+            row_pitch = x_h if inside else phases * pitch
+            pixel_step = sh * x_h if inside else sh // row_step * row_pitch
+            list_taps(kh, kw, dh, dw, row_pitch, pitch, sw if phases > 1 else 1, offsets)
             if not inside:
-                runs = cut_runs(row_pixels, pixel, count, sh // row_step, phases * pitch, firsts, starts)
-                for p in range(runs):
-                    joined = joined and starts[p] == starts[0] + firsts[p]
+                v.store(stripe, rows * row_pitch, v.zero())
+            # whole vectors of x that are panels already are copied by the first block
+            copied = inside and area == 1 and ih == 1 and flat
+            runs = panels = 0
+            for at in range(first_line, last_line):
+                for part in range(first_part, last_part):
+                    # shares of whole vectors: 49 pixels are better done as 32 + 17 than as 48 + 1
+                    start = vectors * part // line_panels * lanes
+                    count = min(vectors * (part + 1) // line_panels * lanes, line) - start
+                    panel_pixels[panels] = at * line + start
+                    panel_counts[panels] = count
+                    if not (copied and count % lanes == 0):
+                        row = (at * line + start) // row_pixels
+                        column = at * line + start - row * row_pixels
+                        runs += cut_runs(
+                            (row - first_row) * pixel_step - first_column, column, row_pixels, count, pixel_step,
+                            panels * panel_step,
+                            v.advance(places, runs), v.advance(starts, runs), v.advance(counts, runs),
+                        )  # fmt: skip
+                    panels += 1
             for first in range(0, taps, depth):
                 last = min(first + depth, taps)
-                first_c = first // area
-                # whole channels at a time use the same table
-                listed = first > 0 and joined and depth % area == 0
-                if inside:
-                    source = v.advance(x, first_c * x_c + top * x_h + left)
-                    if not listed:
-                        list_taps(kh, kw, dh, dw, first, last - first, x_c, x_h, 0, 1, offsets)
-                else:
-                    fill_stripe(
-                        sw, v.advance(x, first_c * x_c), x_c, x_h, ih, iw, top, left, rows, row_step, phases, pitch,
-                        (last - 1) // area + 1 - first_c, striped,
+                channel = first // area
+                tap = first - channel * area
+                p = first
+                while p < last:
+                    count = min(area - tap, last - p)
+                    source = read_channel(
+                        inside, sw, v.advance(x, channel * x_c), x_h, ih, iw, top, left, rows, row_step, phases, pitch,
+                        stripe,
                     )  # fmt: skip
-                    if not listed:
-                        list_taps(
-                            kh, kw, dh, dw, first, last - first, channel, phases * pitch, pitch,
-                            sw if phases > 1 else 1, offsets,
-                        )  # fmt: skip
-                    source = v.advance(striped, starts[0])
-                    if not joined:
-                        lower(striped, offsets, last - first, firsts, starts, runs, panel)
-                        source = panel
-                        for p in range(last - first):
-                            offsets[p] = p * tile_columns
+                    lower_channel(
+                        inside, source, v.advance(offsets, tap), count, places, starts, counts, runs,
+                        v.advance(packed, (p - first) * tile_columns),
+                    )  # fmt: skip
+                    p += count
+                    channel += 1
+                    tap = 0
                 for block in range(first_block, last_block):
                     row = block * tile_rows
                     weight = v.advance(v.pointer(args[f.packed]), ((group * blocks + block) * taps + first) * tile_rows)
                     bias = 0 if args[f.bias] == 0 else args[f.bias] + (group * k + row) * v.itemsize
-                    done = row - first_row
-                    to = v.advance(out, done * out_k + pixel) if flat else v.advance(sums, done * tile_columns)
-                    to_row = out_k if flat else tile_columns
-                    gemm(last - first, weight, source, offsets, to, to_row, bias, k - row, count, first > 0)
-            if not flat:
-                rows = min(k, last_block * tile_rows) - first_row
-                scatter(sums, rows, out, out_k, args[f.out_h], args[f.out_w], ow, pixel, count)
+                    out = v.advance(v.pointer(args[f.out]), image * args[f.out_n] + (group * k + row) * out_k)
+                    for panel in range(panels):
+                        pixel, count = panel_pixels[panel], panel_counts[panel]
+                        source = v.advance(packed, panel * panel_step)
+                        if copied and block == first_block and count % lanes == 0:
+                            copying_gemm(
+                                last - first, weight, v.advance(x, first * x_c + pixel), x_c, source,
+                                v.advance(out, pixel), out_k, bias, k - row, count, first > 0,
+                            )  # fmt: skip
+                        elif flat:
+                            gemm(
+                                last - first, weight, source, tile_columns, v.advance(out, pixel), out_k, bias, k - row,
+                                count, first > 0,
+                            )  # fmt: skip
+                        else:
+                            gemm(
+                                last - first, weight, source, tile_columns, sums, tile_columns,
+                                bias if first == 0 else 0, k - row, count, False,
+                            )  # fmt: skip
+                            scatter(
+                                sums, min(k - row, tile_rows), out, out_k, args[f.out_h], args[f.out_w], ow, pixel,
+                                count, first > 0,
+                            )  # fmt: skip
 
     return kernel
 
 
 def im2col_pixels(target: Target) -> Callable[..., None]:
-    """Output channels in the lanes, pixels one by one: no lane idles on a small map, weights are read once an item."""
+    """Output channels in the lanes, pixels in the rows of the tile: no lane idles on a small map."""
     v, lanes, tile_rows = target.v, target.lanes, target.rows
     width = lanes * target.vectors
     most_vectors = target.vectors
     f = abi.fields("im2col_pixels")
-    (fill_stripe, list_taps), gemm, scatter = _stripes(target), gemm_pixels(target), _scatter(target)
+    (aim, read_channel, list_taps), gemm, scatter = _stripes(target), gemm_rows(target), _scatter(target)
 
     names = [f"row{i}" for i in range(lanes)]
     lines = ["def store_block(sums, bias, to, step, rows, n):"]
@@ -358,6 +406,16 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
         lines += [f"        v.store_partial(v.advance(to, {i} * step), {name} + init, n)"]
     store_block = target.call(define("store_block", lines, v=v))
 
+    # what up to tile_rows pixels read of each tap, the last one repeated where they are fewer
+    each = range(tile_rows)
+    lines = ["def lower_pixels(source, offsets, taps, starts, rows, packed):"]
+    lines += [f"    start{i} = starts[min({i}, rows - 1)]" for i in each]
+    lines += ["    for p in range(taps):"]
+    lines += ["        tap = v.advance(source, offsets[p])"]
+    lines += [f"        packed[{i}] = tap[start{i}]" for i in each]
+    lines += [f"        packed = v.advance(packed, {tile_rows})"]
+    lower_pixels = target.call(define("lower_pixels", lines, v=v))
+
     def kernel(args, scratch, begin, end):
         n, c, k, oh, ow = args[f.n], args[f.c], args[f.k], args[f.oh], args[f.ow]
         ih, iw, kh, kw, sh, sw = args[f.ih], args[f.iw], args[f.kh], args[f.kw], args[f.sh], args[f.sw]
@@ -366,15 +424,28 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
         depth, splits, shares = args[f.depth], args[f.splits], args[f.shares]
         area, pixels = kh * kw, oh * ow
         taps = c * area
+        row_pixels = ow
+        if area * sh * sw == 1 and ph == 0 and pw == 0 and ih == oh and iw == ow and x_h == iw:
+            # output pixels are input pixels: the plane is one row
+            ih, iw, row_pixels = 1, ih * iw, pixels
         vectors = (k + lanes - 1) // lanes
         panels = (vectors + most_vectors - 1) // most_vectors
         most = ((pixels + shares - 1) // shares + lanes - 1) // lanes * lanes
+        most_tiles = (most + tile_rows - 1) // tile_rows
         flat = args[f.out_w] == 1 and (args[f.out_h] == ow or oh == 1)
-        # scratch: starts[most], offsets[depth], sums[panels of a split][most][columns of a tile], stripe
+        # scratch: starts[most], tops[tiles + 1], offsets[area], lowered[tiles][depth * tile_rows + 2 * LANES],
+        # sums[panels of a split][most][columns of a tile], block[LANES][columns], stripe
         starts = v.pointer_int64(scratch)
-        offsets = v.advance(starts, most)
-        sums = v.pointer(scratch + 8 * (most + depth))
-        striped = v.advance(sums, (panels + splits - 1) // splits * most * width)
+        tops = v.advance(starts, most)
+        offsets = v.advance(tops, most_tiles + 1)
+        lowered = v.pointer(scratch + 8 * (most + most_tiles + 1 + area))
+        # neighbouring tiles would else compete for the same sets of the cache
+        tile_step = depth * tile_rows + 2 * lanes
+        sums = v.advance(lowered, most_tiles * tile_step)
+        block_sums = v.advance(sums, (panels + splits - 1) // splits * most * width)
+        stripe = v.advance(block_sums, lanes * width)
+        phases = sw if kw > 1 else 1
+        row_step = 1 if kh > 1 else sh
         for item in range(begin, end):
             # images and shares innermost: they use the same weights
             rest = item // shares
@@ -388,47 +459,54 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
             first_panel, last_panel = panels * split // splits, panels * (split + 1) // splits
             x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + group * c * x_c)
             packed = v.advance(v.pointer(args[f.packed]), group * vectors * lanes * taps)
-            h = pixel // ow
-            w = pixel - h * ow
-            top, left = h * sh - ph, -pw
-            rows = ((pixel + count - 1) // ow - h) * sh + (kh - 1) * dh + 1
-            pitch = (ow - 1) * sw + (kw - 1) * dw + 1
-            channel = rows * pitch
-            inside = top >= 0 and top + rows <= ih and left >= 0 and left + pitch <= iw
+            top, left, rows, pitch, inside = aim(
+                row_pixels, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, phases, row_step, pixel, count
+            )
+            row_pitch = x_h if inside else phases * pitch
+            list_taps(kh, kw, dh, dw, row_pitch, pitch, sw if phases > 1 else 1, offsets)
+            first_row = pixel // row_pixels
+            column = pixel - first_row * row_pixels
+            if column + count <= row_pixels:
+                column = 0
+            pixel_step = sh * x_h if inside else sh // row_step * row_pitch
             row = 0
             for p in range(count):
-                starts[p] = row * sh * (x_h if inside else pitch) + w * sw
-                w += 1
-                if w == ow:
-                    w = 0
+                starts[p] = row * pixel_step + column
+                column += 1
+                if column == row_pixels:
+                    column = 0
                     row += 1
             tiles = (count + tile_rows - 1) // tile_rows
+            for tile in range(tiles + 1):
+                tops[tile] = count * tile // tiles
             for first in range(0, taps, depth):
                 last = min(first + depth, taps)
-                first_c = first // area
-                source = v.advance(x, first_c * x_c + top * x_h + left)
-                if first == 0 or depth % area > 0:
-                    list_taps(
-                        kh, kw, dh, dw, first, last - first, x_c if inside else channel, x_h if inside else pitch, 0, 1,
-                        offsets,
+                channel = first // area
+                tap = first - channel * area
+                p = first
+                while p < last:
+                    times = min(area - tap, last - p)
+                    source = read_channel(
+                        inside, sw, v.advance(x, channel * x_c), x_h, ih, iw, top, left, rows, row_step, phases, pitch,
+                        stripe,
                     )  # fmt: skip
-                if not inside:
-                    # pixels are read one by one: nothing is gained from splitting columns by phase
-                    fill_stripe(
-                        1, v.advance(x, first_c * x_c), x_c, x_h, ih, iw, top, left, rows, 1, 1, pitch,
-                        (last - 1) // area + 1 - first_c, striped,
-                    )  # fmt: skip
-                    source = striped
+                    for tile in range(tiles):
+                        lower_pixels(
+                            source, v.advance(offsets, tap), times, v.advance(starts, tops[tile]),
+                            tops[tile + 1] - tops[tile], v.advance(lowered, tile * tile_step + (p - first) * tile_rows),
+                        )  # fmt: skip
+                    p += times
+                    channel += 1
+                    tap = 0
                 for panel in range(first_panel, last_panel):
                     vector = vectors * panel // panels
-                    count_vectors = vectors * (panel + 1) // panels - vector
-                    weight = v.advance(packed, (vector * taps + first * count_vectors) * lanes)
+                    columns = (vectors * (panel + 1) // panels - vector) * lanes
+                    weight = v.advance(packed, vector * taps * lanes + first * columns)
                     for tile in range(tiles):
-                        row = count * tile // tiles
                         gemm(
-                            count_vectors, last - first, source, v.advance(starts, row), offsets, weight,
-                            v.advance(sums, ((panel - first_panel) * most + row) * width),
-                            count * (tile + 1) // tiles - row, first > 0,
+                            last - first, v.advance(lowered, tile * tile_step), weight, columns,
+                            v.advance(sums, ((panel - first_panel) * most + tops[tile]) * width), width, 0,
+                            tops[tile + 1] - tops[tile], columns, first > 0,
                         )  # fmt: skip
             out = v.advance(v.pointer(args[f.out]), image * args[f.out_n] + group * k * out_k)
             for panel in range(first_panel, last_panel):
@@ -444,10 +522,10 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
                         if flat:
                             store_block(block, bias, v.advance(to, pixel + row), out_k, channels, count - row)
                             continue
-                        store_block(block, bias, striped, width, channels, lanes)
+                        store_block(block, bias, block_sums, width, channels, lanes)
                         scatter(
-                            striped, channels, to, out_k, args[f.out_h], args[f.out_w], ow, pixel + row,
-                            min(count - row, lanes),
+                            block_sums, channels, to, out_k, args[f.out_h], args[f.out_w], ow, pixel + row,
+                            min(count - row, lanes), False,
                         )  # fmt: skip
 
     return kernel
