@@ -31,18 +31,22 @@ from convforge.algorithms.stages import (
     sum_parts,
 )
 from convforge.problem import ConvProblem, Problem
-from convforge.program import Program, Stage
+from convforge.program import Program, Slot, Stage, buffer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from convforge.runtime.machine import Machine, Tile
 
 _PASSES = ("forward", "grad_input", "grad_weight")
-#: Output columns whose input is copied at a time, in vectors: the copy of a few rows stays in the L1 cache.
+#: Output columns whose input is copied at a time, in vectors, at least.
 _PANEL_VECTORS = 8
-#: Vectors of output columns that the kernels sum up at a time, at most.
-_STRIP_VECTORS = 4
-#: Rows of a block of outputs, a multiple of the kernels' four: the input rows at its edge are read again.
+#: Rows of the kernels' tiles at most: they read the input of as many.
+_TILE_ROWS = 8
+#: Rows of a block of outputs, a multiple of that: the input rows at its edge are read again.
 _LEAST_ROWS = 16
+#: Least size of a kernel that may take two passes.
+_LEAST_FACTOR = 5
 # enough items to share out among the cores of any machine, whatever their number
 _LEAST_ITEMS = 64
 
@@ -73,9 +77,9 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
 #: Measured: share of the peak that the multiply-adds reach if all else is counted apart, likewise in the weight
 #: gradient; cycles for one vector of outputs beside them, for each input row and column that it steps over; cycles for
 #: a plane; seconds for a call.
-_EFFICIENCY = 0.75
+_EFFICIENCY = 0.65
 _DOT_EFFICIENCY = 0.5
-_VECTOR_CYCLES = 3
+_VECTOR_CYCLES = 5
 _PLANE_CYCLES = 60
 _CALL_SECONDS = 2e-6
 
@@ -94,16 +98,39 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
     assert isinstance(problem, ConvProblem)
     if pass_ == "grad_weight":
         return _grad_weight(problem, tile, machine)
-    stages, scratch_bytes = [], 0
+    stages: list[Stage] = []
+    prepare: list[Stage] = []
+    packed_bytes = scratch_bytes = 0
     for r, second in _paired(problem, pass_):
         if r.taps == 0 and (second is None or second.taps == 0):
             stages += [fill_zero(each) for each in (r, second) if each is not None]
             continue
         block = _block(r, second, tile, machine, problem.itemsize, r.n * r.groups)
-        stages.append(_stage(r, second, block))
-        sums = block.rows * _STRIP_VECTORS * tile.lanes + r.k * r.c * r.kernel[0] * (r.kernel[1] + _kw(second))
-        scratch_bytes = max(scratch_bytes, block.table_bytes + round_up(sums * problem.itemsize) + block.copy_bytes)
-    return Program(dtype=problem.dtype, stages=stages, scratch_bytes=scratch_bytes)
+        factors = _may_be_separable(r, second)
+        places = []
+        for each in (r, second):
+            places.append(buffer("packed", packed_bytes) if each is not None and each.taps else 0)
+            if each is not None and each.taps:
+                prepare.append(_pack(each, places[-1], factors))
+                count = each.c * each.taps + (1 + sum(each.kernel) if factors else 0)
+                packed_bytes += round_up(each.groups * each.k * count * problem.itemsize)
+        stages.append(_stage(r, second, block, places, factors))
+        scratch_bytes = max(scratch_bytes, block.table_bytes + block.copy_bytes)
+    return Program(
+        dtype=problem.dtype, stages=stages, prepare=prepare, packed_bytes=packed_bytes, scratch_bytes=scratch_bytes
+    )  # fmt: skip
+
+
+def _pack(r: Correlation, place: Slot | int, factors: bool) -> Stage:
+    args = {**weight_fields(r), "packed": place, "g": r.groups, "k": r.k, "c": r.c}
+    args |= {"kh": r.kernel[0], "kw": r.kernel[1], "factors": int(factors)}
+    return Stage("pack_depthwise", args, r.groups, grain=-(-r.groups // _LEAST_ITEMS))
+
+
+def _may_be_separable(r: Correlation, second: Correlation | None) -> bool:
+    """Whether two passes would take less than one, if the weight turned out to be an outer product."""
+    unit = {*r.stride, *r.dilation, r.out.steps[-1], r.c} == {1}
+    return second is None and unit and min(r.kernel) >= _LEAST_FACTOR
 
 
 def _paired(problem: ConvProblem, pass_: str) -> list[tuple[Correlation, Correlation | None]]:
@@ -117,18 +144,16 @@ def _paired(problem: ConvProblem, pass_: str) -> list[tuple[Correlation, Correla
     return list(zip(every[::2], every[1::2], strict=True))
 
 
-def _stage(r: Correlation, second: Correlation | None, block: _Block) -> Stage:
+def _stage(
+    r: Correlation, second: Correlation | None, block: _Block, packed: Sequence[Slot | int], factors: bool
+) -> Stage:
     args = {
-        **input_fields(r), **weight_fields(r), "bias": bias_field(r), **output_fields(r), **geometry(r),
-        "w2": 0, "kw2": 0, "pw2": 0, "ow2": 0, "rows": block.rows, "columns": block.columns,
+        **input_fields(r), "packed": packed[0], "packed2": packed[1], "bias": bias_field(r), **output_fields(r),
+        **geometry(r), "kw2": 0, "pw2": 0, "ow2": 0, "factors": int(factors), "rows": block.rows,
+        "columns": block.columns,
     }  # fmt: skip
     if second is not None:
-        if r.kernel[1] == 0:
-            args |= weight_fields(second)
-        args |= {
-            "w2": second.weight.address, "kw2": second.kernel[1], "pw2": second.padding[1], "ow2": second.output[1],
-            "out_w": 1,
-        }  # fmt: skip
+        args |= {"kw2": second.kernel[1], "pw2": second.padding[1], "ow2": second.output[1], "out_w": 1}
     items = r.n * r.groups * -(-r.output[0] // block.rows)
     return Stage(_kernel(r, second), args, items, grain=-(-items // _LEAST_ITEMS))
 
@@ -136,7 +161,7 @@ def _stage(r: Correlation, second: Correlation | None, block: _Block) -> Stage:
 def _kernel(r: Correlation, second: Correlation | None) -> str:
     """The kernels differ in what they are specialised for; one that compiles when it is first used compiles less."""
     step = _step(r)
-    if second is not None:
+    if second is not None or r.out.steps[-1] != 1:
         return "depthwise_pair"
     if r.kernel == (3, 3) and r.dilation[1] == 1 and step == r.stride[1] <= 2:
         return "depthwise_3x3"
@@ -174,7 +199,7 @@ class _Block:
     rows, columns
         Output rows of an item, and output columns whose input is copied at a time.
     table_bytes, copy_bytes
-        Of the kernels' tables of column offsets, and of a panel's copied input.
+        Of the kernels' tables of column offsets, and of a panel's copied input with rows of half-done sums.
     """
 
     rows: int
@@ -187,27 +212,29 @@ def _block(
     r: Correlation, second: Correlation | None, tile: Tile, machine: Machine, itemsize: int, planes: int
 ) -> _Block:
     """Choose rows and columns for ``planes`` independent planes of outputs."""
-    columns = min(_PANEL_VECTORS, -(-r.output[1] // tile.lanes)) * tile.lanes
     kw, kw2 = r.kernel[1], _kw(second)
     both = [each for each in (r, second) if each is not None and each.kernel[1]]
     before = max(each.padding[1] for each in both)
     reach = 1 + max(before - each.padding[1] + (each.kernel[1] - 1) * each.dilation[1] for each in both)
-    # the kernels' layout: each copied row has its phases one after the other, of whole vectors
-    width = -(-(min(columns, r.output[1]) + (reach - 1) // r.stride[1]) // tile.lanes) * tile.lanes
-    row_bytes = r.c * min(r.stride[1], reach) * width * itemsize
-    zeros_bytes = (-(-reach // tile.lanes) + _STRIP_VECTORS) * tile.lanes * itemsize
+    apart = r.dilation[0] // gcd(r.stride[0], r.dilation[0])
 
-    def copy_bytes(rows: int) -> int:
-        lines = (rows - 1) * r.stride[0] + (r.kernel[0] - 1) * r.dilation[0] + 1
-        return max(lines * row_bytes + tile.lanes * itemsize, zeros_bytes)
+    def copy_bytes(rows: int, columns: int) -> int:
+        # the kernels' layout: each copied row has its phases one after the other, of whole vectors; tiles read beyond
+        width = round_up(min(columns, r.output[1]) + (reach - 1) // r.stride[1], tile.lanes)
+        lines = (round_up(rows, _TILE_ROWS * apart) - 1) * r.stride[0] + (r.kernel[0] - 1) * r.dilation[0] + 1
+        row = r.c * min(r.stride[1], reach) * width
+        return (lines * row + _TILE_ROWS * width + reach + 5 * tile.lanes) * itemsize
 
-    rows = r.output[0]
-    # until there are items to share out and the copy stays in half the L2 cache
+    rows, columns = r.output[0], round_up(r.output[1], tile.lanes)
+    # until there are items to share out and the copy stays in the L1 cache
     while rows > _LEAST_ROWS and (
-        planes * -(-r.output[0] // rows) < _LEAST_ITEMS or copy_bytes(rows) > machine.l2 // 2
+        planes * -(-r.output[0] // rows) < _LEAST_ITEMS or copy_bytes(rows, columns) > machine.l1
     ):
-        rows = max(_LEAST_ROWS, -(-rows // 2))
-    return _Block(rows, columns, round_up(2 * (kw + kw2) * INDEX_BYTES), copy_bytes(rows))
+        rows = max(_LEAST_ROWS, round_up(-(-rows // 2), _TILE_ROWS))
+    # whole rows come faster from memory than parts of them: it is enough if those of wide images stay in the L2 cache
+    while columns > _PANEL_VECTORS * tile.lanes and copy_bytes(rows, columns) > machine.l2 // 2:
+        columns = round_up(-(-columns // 2), tile.lanes)
+    return _Block(rows, columns, round_up((kw + kw2) * INDEX_BYTES), copy_bytes(rows, columns))
 
 
 def _kw(r: Correlation | None) -> int:

@@ -39,7 +39,9 @@ POOL = (
 )  # fmt: skip
 # pixels from first to end count in a divisor; a divisor that is not 0 is every window's
 DIVISOR = ("h_first", "h_end", "w_first", "w_end", "divisor")
-DEPTHWISE = (*INPUT, *WEIGHT, "w2", "bias", *OUTPUT, *GEOMETRY, "kw2", "pw2", "ow2", "rows", "columns")
+DEPTHWISE = (
+    *INPUT, "packed", "packed2", "bias", *OUTPUT, *GEOMETRY, "kw2", "pw2", "ow2", "factors", "rows", "columns",
+)  # fmt: skip
 DEPTHWISE_GRAD_WEIGHT = (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "rows", "columns", "parts")
 
 SIGNATURES: dict[str, tuple[str, ...]] = {
@@ -73,10 +75,14 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "direct_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "splits"),
     # partial[parts][g][k][c * kh * kw]; items: parts * g * ceil(k / ROWS) * ceil(c * kh * kw / VECTORS)
     "direct_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "parts"),
-    # c or k is 1; items: n * g * ceil(oh / rows); columns: output columns whose input is copied at a time. With step
-    # the rows' stride over its common divisor with their dilation, 3x3 is for steps and column strides of 1 or 2 and
-    # no dilation of the columns, forward for steps of 1, strided for others, pair for two convolutions of the same
-    # input with other columns of taps, whose outputs alternate along the rows; ow2 is 0 but for pairs
+    # weight view -> packed[g][k], each [c][kw][kh] and, with factors (of c = 1), a flag and u[kh], v[kw]: it is their
+    # outer product if the flag is not 0; items: g
+    "pack_depthwise": (*WEIGHT, "packed", "g", "k", "c", "kh", "kw", "factors"),
+    # c or k is 1; items: n * g * ceil(oh / rows); columns: output columns at a time; factors: whether the weights have
+    # some, of a c, strides and dilations of 1. With step the rows' stride over its common divisor with their dilation,
+    # 3x3 is for steps and column strides of 1 or 2 and no dilation of the columns, forward for steps of 1, strided for
+    # others, pair for outputs that are not side by side and for two convolutions of the same input with other columns
+    # of taps, whose outputs alternate along the rows; ow2 is 0 but for those
     **dict.fromkeys(("depthwise_3x3", "depthwise_forward", "depthwise_strided", "depthwise_pair"), DEPTHWISE),
     # c is 1; partial[parts][g][k][kh * kw]; items: parts * g, a part some of the n * ceil(oh / rows) blocks of rows
     **dict.fromkeys(("depthwise_grad_weight", "depthwise_strided_grad_weight"), DEPTHWISE_GRAD_WEIGHT),

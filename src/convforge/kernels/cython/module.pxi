@@ -9,7 +9,13 @@ include "gemm.pxi"
 include "im2col.pxi"
 include "winograd.pxi"
 include "direct.pxi"
+include "depthwise_pack.pxi"
+include "depthwise_tiles.pxi"
+include "depthwise_masked.pxi"
+include "depthwise_panels.pxi"
+include "depthwise_separable.pxi"
 include "depthwise.pxi"
+include "depthwise_grad.pxi"
 include "pooling.pxi"
 
 ctypedef void (*kernel_function)(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil
@@ -54,6 +60,7 @@ KERNELS = {
     "peak": address(peak),
     "direct_forward": address(direct_forward),
     "direct_grad_weight": address(direct_grad_weight),
+    "pack_depthwise": address(pack_depthwise),
     "depthwise_3x3": address(depthwise_forward),
     "depthwise_forward": address(depthwise_forward),
     "depthwise_strided": address(depthwise_forward),

@@ -39,6 +39,11 @@ enum {
 #else
     MASKED_LOADS = 0,
 #endif
+#if defined(__AVX2__)
+    MASK_INSTRUCTIONS = 1, /* else masked lanes go one by one */
+#else
+    MASK_INSTRUCTIONS = 0,
+#endif
     DOT_GROUPS = (DOT_ROWS * DOT_COLUMNS + LANES - 1) / LANES /* of LANES accumulators, to be summed together */
 };
 
@@ -106,6 +111,15 @@ VEC_FUNCTION vec vec_zero(void) { return (vec){0}; }
 /* x - {0}, not x + {0}, which is not x where x is -0 */
 VEC_FUNCTION vec vec_broadcast(real x) { return x - (vec){0}; }
 VEC_FUNCTION vec vec_load(const real *p) { return *(const vec_in_memory *)p; }
+/* v, which now must be in a register: where these run short, compilers load again what they could keep. */
+#if defined(__x86_64__)
+VEC_FUNCTION vec vec_keep(vec v) {
+    __asm__("" : "+x"(v));
+    return v;
+}
+#else
+VEC_FUNCTION vec vec_keep(vec v) { return v; }
+#endif
 /* A hint that the cache line at p will be read; p may be anything. */
 VEC_FUNCTION void vec_prefetch(const real *p) { __builtin_prefetch(p); }
 VEC_FUNCTION void vec_store(real *p, vec v) { *(vec_in_memory *)p = v; }

@@ -15,10 +15,12 @@ cdef extern from "vectors.h" nogil:
     enum: DOT_COLUMNS
     enum: DOT_GROUPS
     enum: MASKED_LOADS
+    enum: MASK_INSTRUCTIONS
 
     vec vec_zero()
     vec vec_broadcast(real x)
     vec vec_load(const real *p)
+    vec vec_keep(vec v)
     vec vec_load_partial(const real *p, int64_t n)
     vec vec_load_window(const real *p, int64_t lo, int64_t hi)
     vec_mask vec_lanes_between(int64_t lo, int64_t hi)

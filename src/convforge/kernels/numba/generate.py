@@ -11,3 +11,8 @@ def define(name: str, lines: list[str], **names: Any) -> Callable[..., Any]:
     exec("\n".join(lines), names)
     function: Callable[..., Any] = names[name]
     return function
+
+
+def indented(levels: int, lines: list[str]) -> list[str]:
+    """Source lines, further to the right."""
+    return ["    " * levels + line for line in lines]

@@ -491,3 +491,13 @@ def vectors(dtype: str, lanes: int) -> ModuleType:
         low=_shuffle(tuple(interleaved[:lanes])), high=_shuffle(tuple(interleaved[lanes:])),
     )  # fmt: skip
     return v
+
+
+def mask_instructions(v: Any) -> bool:
+    """Whether there are masked loads at all, as from AVX2 on: elsewhere the lanes go one by one."""
+    return bool(v.lanes * v.itemsize >= 32)
+
+
+def masked_loads(v: Any) -> bool:
+    """Whether masked loads cost no more than whole ones: those of AVX-512, by the size of its vectors."""
+    return bool(v.lanes * v.itemsize == 64)
