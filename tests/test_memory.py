@@ -1,13 +1,17 @@
 """No kernel touches memory beyond its arrays: each operand ends, and then begins, at a page that cannot be touched."""
 
+from math import prod
+
 import numpy as np
 import pytest
 
 import convforge as cf
 from convforge.algorithms import im2col
 from convforge.models import suite, suites
+from convforge.operands import operand_shapes
 from convforge.problem import ConvProblem
-from convforge.registry import ALGORITHMS
+from convforge.registry import ALGORITHMS, choose
+from convforge.runtime.executor import Executor
 from convforge.runtime.machine import machine
 
 from . import calls
@@ -78,3 +82,15 @@ def test_im2col_keeps_the_memory_that_it_states(name, batch):
             # each phase of a strided gradient may end in a part of a cache line
             phases = problem.stride[0] * problem.stride[1]
             assert program.packed_bytes <= tile.rows * problem.weight_bytes + 64 * phases
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("name", suites())
+def test_what_auto_chooses_takes_little_more_memory_than_the_arrays(name, batch):
+    for problem in suite(name, batch).values():
+        for mode in ("prepared", "functional"):
+            executor = choose(problem, "forward", mode=mode).executor(problem, "forward")
+            shapes = operand_shapes(problem, "forward").values()
+            arrays = sum(prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes)
+            if isinstance(executor, Executor):
+                assert executor.workspace_bytes(2, prepared=mode == "prepared") <= arrays + (64 << 20), problem

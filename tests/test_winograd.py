@@ -11,6 +11,7 @@ import convforge as cf
 from convforge.algorithms.lowering import correlations
 from convforge.algorithms.winograd import codegen, policy
 from convforge.algorithms.winograd.transforms import default_points, transforms
+from convforge.plan import Plan
 from convforge.registry import ALGORITHMS
 from convforge.runtime.machine import machine
 
@@ -154,6 +155,12 @@ def test_interleaving(m, lanes):
     np.testing.assert_array_equal(_shuffled(codegen.interleave(m, lanes), phases), rows)
 
 
+def test_shuffles_are_few():
+    """Eight lanes are done as two halves; each step is one instruction of AVX2."""
+    for make in (codegen.deinterleave, codegen.interleave):
+        assert {m: len(make(m, 8).steps) for m in policy.TILES} == {2: 4, 4: 12, 6: 30}
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("c", [1, 16, 160])
 @pytest.mark.parametrize("pass_", ["forward", "grad_input", "grad_weight"])
@@ -213,7 +220,26 @@ def test_bits_do_not_depend_on_how_the_tiles_are_cut(kernel, text, pass_, rng, m
             continue
         cut = policy.Blocking(blocks, k_block, c_block)
         monkeypatch.setattr(policy, "blocking", lambda *_, cut=cut: cut)
+        monkeypatch.setattr(policy, "unprepared", lambda *_, cut=cut: cut if cut.c_block else None)
         np.testing.assert_array_equal(calls.run(kernel, problem, pass_, {**arrays, "bias": None}), expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+@pytest.mark.parametrize("pass_", ["forward", "grad_input"])
+def test_bits_do_not_depend_on_when_weights_are_transformed(kernel, pass_, rng):
+    """Beforehand, or a block of output channels at a time just before its products."""
+    problem = cf.parse("n1c259k310i9x9f3x3p1")
+    if kernel.refuses(problem, pass_):
+        pytest.skip("not available here")
+    here = machine()
+    program = kernel.policy.program(problem, pass_, here.tile(problem.dtype), here)
+    assert program.unprepared
+    arrays = {**calls.arrays_for(problem, rng), "bias": None}
+    plan = Plan(problem, (pass_,), kernel.name, kernel.backend)
+    direct = calls.call(plan, pass_, arrays)
+    prepared = calls.call(plan, pass_, {**arrays, "weight": plan.prepare_weight(arrays["weight"])})
+    np.testing.assert_array_equal(direct, prepared)
+    assert calls.relative_error(direct, calls.exact(problem, pass_, arrays)) <= kernel.error(problem, pass_)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)

@@ -90,7 +90,8 @@ class Stage:
 class Program:
     """The stages of one pass, run in order with a barrier between them.
 
-    ``prepare`` writes the ``packed`` buffer from ``weight``; it is skipped where prepared weights are given.
+    ``prepare`` writes the ``packed`` buffer from ``weight``; it is skipped where prepared weights are given. Where they
+    are not and there is an ``unprepared``, that runs instead of both, without a ``packed`` buffer.
     ``scratch_bytes`` belong to each worker, ``workspace_bytes`` to the call. The arrays in ``unit_stride`` are
     handed over with a last axis of unit stride, those in ``contiguous`` C-contiguous: the executor copies those that
     are not so.
@@ -99,6 +100,7 @@ class Program:
     dtype: str
     stages: Sequence[Stage]
     prepare: Sequence[Stage] = ()
+    unprepared: Sequence[Stage] = ()
     packed_bytes: int = 0
     workspace_bytes: int = 0
     scratch_bytes: int = 0

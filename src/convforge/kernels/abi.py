@@ -17,12 +17,11 @@ GRAD_OUTPUT = ("y", "y_n", "y_k", "y_h")  # the last axis has unit stride
 WEIGHT = ("w", "w_g", "w_k", "w_c", "w_h", "w_w")
 # c and k count the channels of one group; ph and pw pad before and may be negative (a crop)
 GEOMETRY = ("n", "g", "c", "k", "ih", "iw", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw")
-# u, w: transformed weight, the weight itself as [g][k / ROWS][9][c][ROWS]; v: transformed input, a block's every
-# v_step elements;
-# blocks: of tiles; c_block, k_block: channels at a time, k_block a multiple of ROWS
+# u: transformed weight; v: transformed input, a block's every v_step elements; blocks: of tiles; c_block, k_block:
+# channels at a time, k_block a multiple of ROWS
 _WINOGRAD = (
-    *INPUT, "u", "w", "bias", *OUTPUT, "v", "n", "g", "c", "k", "ih", "iw", "oh", "ow", "ph", "pw", "blocks", "v_step",
-    "c_block", "k_block",
+    *INPUT, *WEIGHT, "u", "bias", *OUTPUT, "v", "n", "g", "c", "k", "ih", "iw", "oh", "ow", "ph", "pw", "blocks",
+    "v_step", "c_block", "k_block",
 )  # fmt: skip
 # of the gradient by the weight. v, w: transformed x and grad_output of one block; s[g][xi][k][c]: sums of their
 # products, with LANES idle elements after each xi
@@ -97,8 +96,8 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "avg_pool_backward": (*GRAD_OUTPUT, *OUTPUT[:4], *POOL, *DIVISOR),
 }
 for _m in (2, 4, 6):
-    # Winograd F(m, 3). weight view -> u and raw; items: g * ceil(k / ROWS)
-    SIGNATURES[f"winograd_f{_m}_weight"] = (*WEIGHT, "u", "raw", "g", "k", "c", "k_block")
+    # Winograd F(m, 3). weight view -> u; items: g * ceil(k / ROWS)
+    SIGNATURES[f"winograd_f{_m}_weight"] = (*WEIGHT, "u", "g", "k", "c", "k_block")
     # items: g * blocks
     SIGNATURES[f"winograd_f{_m}_forward"] = _WINOGRAD
     # the same in two stages. items: g * blocks * ceil(c / c_block), then g * ceil(k / k_block) * blocks

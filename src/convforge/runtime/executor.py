@@ -50,16 +50,18 @@ class Executor:
         flops: float,
     ) -> None:
         self.program = program
-        stages = (*program.prepare, *program.stages)
+        stages = (*program.prepare, *program.stages, *program.unprepared)
         self._runner = threads.Runner(
             *_tables(stages, lambda kernel: lookup(kernel, program.dtype)), _expected(program, shapes)
         )
         self._prepare_count = len(program.prepare)
-        self._stage_count = len(stages)
+        self._prepared = (self._prepare_count, self._prepare_count + len(program.stages))
+        self._unprepared = (self._prepared[1], len(stages)) if program.unprepared else (0, self._prepared[1])
         self._parallel = flops >= _PARALLEL_FLOPS and any(stage.items > stage.grain for stage in stages)
         self._scratch_bytes = _round_up(program.scratch_bytes)
         self._shared_bytes = _round_up(program.workspace_bytes)
-        self._packed_bytes = _round_up(program.packed_bytes)
+        # of a call that brings no packed weights
+        self._packed_bytes = 0 if program.unprepared else _round_up(program.packed_bytes)
         self._workspaces: list[np.ndarray] = []
 
     def workspace_bytes(self, workers: int, *, prepared: bool) -> int:
@@ -81,7 +83,7 @@ class Executor:
 
     def __call__(self, operands: Operands, packed: np.ndarray | None = None) -> None:
         """Run the program on operands that are plain, writing into ``out``."""
-        self._run(operands, packed, 0 if packed is None else self._prepare_count, self._stage_count)
+        self._run(operands, packed, *(self._unprepared if packed is None else self._prepared))
 
     def call_with_copies(self, operands: Operands, packed: np.ndarray | None = None) -> None:
         """Run the program on operands of any layout, alignment and byte order."""

@@ -165,11 +165,44 @@ class Shuffles:
             result = self.step(result, vector, chosen)
         return result
 
+    def blend(self, vectors: Sequence[str], sources: Sequence[int]) -> str:
+        """A vector whose lane l is that lane of the vector ``sources[l]``."""
+        result = vectors[0]
+        for number, vector in enumerate(vectors[1:], 1):
+            chosen = [lane + self.lanes * (source == number) for lane, source in enumerate(sources)]
+            result = self.step(result, vector, chosen)
+        return result
+
+    def doubled(self, program: Shuffles, vectors: Sequence[str]) -> list[str]:
+        """The outputs of a program of half as many lanes, done in the lower and the upper halves of ``vectors``."""
+        half = program.lanes
+        names = {f"d{j}": vector for j, vector in enumerate(vectors)}
+        for s in program.steps:
+            lower = [i + half if i >= half else i for i in s.indices]
+            names[s.name] = self.step(names[s.a], names[s.b], lower + [i + half for i in lower])
+        return [names[name] for name in program.outputs]
+
+
+#: Lanes of AVX2's float32: its shuffles within halves are cheaper than those across, and there is no permutation of
+#: two vectors at all, but AVX-512 has one.
+_HALVED = 8
+_PERMUTES_TWO = 16
+
 
 def deinterleave(m: int, lanes: int) -> Shuffles:
     """Element l of output j is element ``l * m + j`` of the concatenation of m vectors."""
     program = Shuffles(lanes)
-    program.outputs = _deinterleave(program, [f"d{j}" for j in range(m)])
+    vectors = [f"d{j}" for j in range(m)]
+    if lanes != _HALVED or m == 1:
+        program.outputs = _deinterleave(program, vectors)
+        return program
+    half = lanes // 2
+    halves = [(vectors[i // 2], i % 2 * half) for i in range(2 * m)]
+    regrouped = [
+        program.step(a, b, [*range(i, i + half), *range(lanes + j, lanes + j + half)])
+        for (a, i), (b, j) in zip(halves[:m], halves[m:], strict=True)
+    ]
+    program.outputs = program.doubled(deinterleave(m, half), regrouped)
     return program
 
 
@@ -178,7 +211,15 @@ def _deinterleave(program: Shuffles, vectors: list[str]) -> list[str]:
     if m == 1:
         return vectors
     if m % 2:
-        return [program.pick(vectors, range(j, m * lanes, m)) for j in range(m)]
+        places = [range(j, m * lanes, m) for j in range(m)]
+        if lanes == _PERMUTES_TWO:
+            return [program.pick(vectors, wanted) for wanted in places]
+        result = []
+        for wanted in places:  # no two of these are in the same lane
+            source = {place % lanes: place // lanes for place in wanted}
+            mixed = program.blend(vectors, [source[lane] for lane in range(lanes)])
+            result.append(program.step(mixed, mixed, [place % lanes for place in wanted]))
+        return result
     result = [""] * m
     for parity in range(2):
         chosen = range(parity, 2 * lanes, 2)
@@ -190,7 +231,16 @@ def _deinterleave(program: Shuffles, vectors: list[str]) -> list[str]:
 def interleave(m: int, lanes: int) -> Shuffles:
     """The inverse of :func:`deinterleave`."""
     program = Shuffles(lanes)
-    program.outputs = _interleave(program, [f"d{j}" for j in range(m)])
+    vectors = [f"d{j}" for j in range(m)]
+    if lanes != _HALVED or m == 1:
+        program.outputs = _interleave(program, vectors)
+        return program
+    half = lanes // 2
+    mixed = program.doubled(interleave(m, half), vectors)
+    for i in range(0, 2 * m, 2):
+        first, second = (range(j // m * half, j // m * half + half) for j in (i, i + 1))
+        indices = [*first, *(lanes + lane for lane in second)]
+        program.outputs.append(program.step(mixed[i % m], mixed[(i + 1) % m], indices))
     return program
 
 
@@ -200,7 +250,13 @@ def _interleave(program: Shuffles, phases: list[str]) -> list[str]:
         return phases
     if m % 2:
         order = [i % m * lanes + i // m for i in range(m * lanes)]
-        return [program.pick(phases, order[j * lanes : (j + 1) * lanes]) for j in range(m)]
+        if lanes == _PERMUTES_TWO:
+            return [program.pick(phases, order[j * lanes : (j + 1) * lanes]) for j in range(m)]
+        placed = []
+        for j, phase in enumerate(phases):  # element i of phase j goes to lane (i * m + j) % lanes
+            source = {(i * m + j) % lanes: i for i in range(lanes)}
+            placed.append(program.step(phase, phase, [source[lane] for lane in range(lanes)]))
+        return [program.blend(placed, [(j * lanes + lane) % m for lane in range(lanes)]) for j in range(m)]
     result = []
     for even, odd in zip(_interleave(program, phases[0::2]), _interleave(program, phases[1::2]), strict=True):
         for half in range(2):

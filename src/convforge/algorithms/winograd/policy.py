@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ from convforge.problem import ConvProblem, Problem
 from convforge.program import Program, Slot, Stage, View, buffer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from convforge.runtime.machine import Machine, Tile
 
 TILES = (2, 4, 6)
@@ -29,11 +31,15 @@ PASSES = ("forward", "grad_input", "grad_weight")
 #: Vectors of tiles in a block, at most: the kernels' tables have 32 entries, and one channel of a block, transformed
 #: down its columns, should stay in the L1 cache.
 _MOST_VECTORS = 16
-#: Blocks that a correlation is cut into where each keeps two vectors, and items that one stage must have.
+#: Blocks that a correlation is cut into where each keeps two vectors, items that one stage must have, and items of
+#: the second of two stages.
 _LEAST_BLOCKS = 8
 _FUSED_ITEMS = 4
+_LEAST_ITEMS = 8
 #: Channels that an item of the first of two stages transforms.
 _CHANNELS = 16
+#: Channels whose taps the weight transform holds, and one more.
+_TAP_CHANNELS = 33
 
 
 def refuses(problem: Problem, pass_: str) -> str | None:
@@ -74,69 +80,127 @@ def blocking(m: int, r: Correlation, tile: Tile, itemsize: int, machine: Machine
     """Small blocks whose transformed input and products stay in the L2 cache, or else two stages.
 
     Measured on 64 to 256 channels: from one panel to twice as many tiles a block makes 5% of difference while what is
-    held fits the L2 cache. Two stages cost 20% there, but give work to all cores where there are few tiles, and read
-    a weight that is larger than the L3 cache once.
+    held fits the L2 cache. Where the weight comes from memory a block is large, but stays in the L3 cache. Two stages
+    give work to all cores where there are few tiles.
     """
-    vectors = ceil_div(_tile_count(m, r), tile.lanes)
+    vectors = _vector_count(m, r, tile)
     area = (m + 2) ** 2
-    k_block = min(2 * tile.rows, round_up(r.k, tile.rows))
-    held = area * (r.c + k_block) * tile.lanes * itemsize
-    largest = max(tile.vectors, min(_MOST_VECTORS, machine.l2 * 3 // 4 // held))
-    weight = area * r.c * round_up(r.k, tile.rows) * itemsize
-    if weight > machine.l3 // 2:
-        largest = _MOST_VECTORS
-    blocks = max(ceil_div(vectors, largest), min(_LEAST_BLOCKS, vectors // 2))
-    if blocks * r.groups >= _FUSED_ITEMS and weight <= machine.l3 // 2:
-        return Blocking(blocks, k_block, 0)
-    return Blocking(ceil_div(vectors, largest), k_block, _CHANNELS)
+    per_vector = area * tile.lanes * itemsize
+    if area * r.c * round_up(r.k, tile.rows) * itemsize > machine.l3 // 2:
+        fitting = machine.l3 // 6 // (per_vector * r.c)
+        blocks = 1
+    else:
+        fitting = machine.l2 * 3 // 4 // (per_vector * (r.c + 2 * tile.rows))
+        blocks = min(_LEAST_BLOCKS, vectors // 2)
+    largest = max(tile.vectors, min(_MOST_VECTORS, fitting))
+    blocks = max(ceil_div(vectors, largest), blocks)
+    if blocks * r.groups >= _FUSED_ITEMS:
+        return Blocking(blocks, _k_block(m, r, tile, itemsize, machine, ceil_div(vectors, blocks), 1), 0)
+    return _two_stages(m, r, tile, itemsize, machine, largest)
+
+
+def unprepared(m: int, r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> Blocking | None:
+    """Two stages whose second transforms the weights of a block of output channels just before their products.
+
+    None where it is better to transform them all first: they are few, or fewer than the transformed input.
+    """
+    per_channel = (m + 2) ** 2 * r.c * itemsize
+    tiles = _vector_count(m, r, tile) * tile.lanes
+    weight, transformed = per_channel * r.k, per_channel * tiles
+    if weight < machine.l2:
+        return None
+    if weight < machine.l3 // 8 and not blocking(m, r, tile, itemsize, machine).c_block:
+        return None
+    cut = _two_stages(m, r, tile, itemsize, machine, _MOST_VECTORS)
+    most = max(2 * tile.rows, machine.l3 // 4 // per_channel)  # whose transformed weights stay in the L3 cache
+    if transformed > machine.l3 // 2:
+        # the input comes from memory for each block of output channels; the weight, else, would go there and back
+        if 2 * transformed > weight:
+            return None
+        most = max(most, tiles // 3)
+    return replace(cut, k_block=min(cut.k_block, round_up(most, tile.rows)))
+
+
+def _two_stages(m: int, r: Correlation, tile: Tile, itemsize: int, machine: Machine, largest: int) -> Blocking:
+    vectors = _vector_count(m, r, tile)
+    blocks = ceil_div(vectors, largest)
+    items = ceil_div(_LEAST_ITEMS, blocks * r.groups)
+    return Blocking(blocks, _k_block(m, r, tile, itemsize, machine, ceil_div(vectors, blocks), items), _CHANNELS)
+
+
+def _k_block(
+    m: int, r: Correlation, tile: Tile, itemsize: int, machine: Machine, vectors: int, least_blocks: int
+) -> int:
+    """Output channels whose products join the transformed input in the L2 cache.
+
+    Where the input alone does not fit there, it is read anew for each block of output channels, products only once:
+    half as many as input channels then move less (measured on 512 channels: twice as fast as with 8).
+    """
+    per_channel = (m + 2) ** 2 * vectors * tile.lanes * itemsize
+    fitting = machine.l2 * 3 // 4 // per_channel - r.c
+    blocks = max(ceil_div(r.k, max(fitting, r.c // 2, 2 * tile.rows)), min(least_blocks, ceil_div(r.k, 4 * tile.rows)))
+    return round_up(ceil_div(r.k, blocks), tile.rows)
 
 
 def program(m: int, problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Program:
     """The stages of a pass with F(m, 3)."""
     assert isinstance(problem, ConvProblem)
-    itemsize = np.dtype(problem.dtype).itemsize
+    itemsize = problem.itemsize
     if pass_ == "grad_weight":
         return weight_gradient(m, problem, tile, _grad_blocks(m, problem, tile, itemsize))
     (r,) = correlations(problem, pass_)
-    return correlate(m, r, problem.dtype, tile, blocking(m, r, tile, itemsize, machine))
+    cuts = blocking(m, r, tile, itemsize, machine), unprepared(m, r, tile, itemsize, machine)
+    return correlate(m, r, problem.dtype, tile, *cuts)
 
 
-def correlate(m: int, r: Correlation, dtype: str, tile: Tile, cut: Blocking) -> Program:
-    """The program of one correlation, cut up as ``cut`` says."""
+def correlate(m: int, r: Correlation, dtype: str, tile: Tile, cut: Blocking, unprepared: Blocking | None) -> Program:
+    """The program of one correlation, cut up as ``cut`` says, or as ``unprepared`` where weights are not prepared."""
     itemsize = np.dtype(dtype).itemsize
-    area, lanes = (m + 2) ** 2, tile.lanes
-    vectors = ceil_div(ceil_div(_tile_count(m, r), lanes), cut.blocks)  # of the largest block
-    u_bytes = r.groups * ceil_div(r.k, cut.k_block) * area * (cut.k_block * r.c + lanes) * itemsize
-    v_step = area * (r.c * vectors + ceil_div(vectors, tile.vectors)) * lanes
-    products = area * cut.k_block * vectors * lanes
-    rows = _rows_elements(m, vectors, lanes, r.input[1])
+    u_elements = (m + 2) ** 2 * (cut.k_block * r.c + tile.lanes)  # of a block of output channels
     args: dict[str, Slot | int] = {
-        **input_fields(r), **output_fields(r), "u": buffer("packed", 0), "w": buffer("packed", u_bytes),
-        "bias": bias_field(r), "v": buffer("workspace", 0), "n": r.n, "g": r.groups, "c": r.c, "k": r.k,
+        **input_fields(r), **weight_fields(r), **output_fields(r), "u": buffer("packed", 0), "bias": bias_field(r),
+        "v": buffer("workspace", 0), "n": r.n, "g": r.groups, "c": r.c, "k": r.k,
         "ih": r.input[0], "iw": r.input[1], "oh": r.output[0], "ow": r.output[1], "ph": r.padding[0],
-        "pw": r.padding[1], "blocks": cut.blocks, "v_step": v_step, "c_block": cut.c_block, "k_block": cut.k_block,
+        "pw": r.padding[1],
     }  # fmt: skip
-    items = r.groups * cut.blocks
-    stages: tuple[Stage, ...]
-    if cut.c_block:
-        stages = (
-            Stage(f"winograd_f{m}_input", args, items * ceil_div(r.c, cut.c_block)),
-            Stage(f"winograd_f{m}_output", args, items * ceil_div(r.k, cut.k_block)),
-        )
-    else:
-        stages = (Stage(f"winograd_f{m}_forward", args, items),)
-    weight = {
-        **weight_fields(r), "u": args["u"], "raw": args["w"], "g": r.groups, "k": r.k, "c": r.c,
-        "k_block": cut.k_block,
-    }  # fmt: skip
+    weight = {**weight_fields(r), "u": args["u"], "g": r.groups, "k": r.k, "c": r.c, "k_block": cut.k_block}
+    stages, workspace, scratch = _stages(m, r, tile, cut, args)
+    direct: tuple[Stage, ...] = ()
+    if unprepared is not None:
+        direct, more_workspace, more_scratch = _stages(m, r, tile, unprepared, {**args, "u": 0})
+        workspace, scratch = max(workspace, more_workspace), max(scratch, more_scratch)
     return Program(
         dtype=dtype,
         stages=stages,
         prepare=(Stage(f"winograd_f{m}_weight", weight, r.groups * ceil_div(r.k, tile.rows)),),
-        packed_bytes=u_bytes + r.groups * round_up(r.k, tile.rows) * r.c * 9 * itemsize,
-        workspace_bytes=items * v_step * itemsize if cut.c_block else 0,
-        scratch_bytes=(products + rows + (0 if cut.c_block else v_step)) * itemsize + 9 * tile.rows * lanes * itemsize,
+        unprepared=direct,
+        packed_bytes=r.groups * ceil_div(r.k, cut.k_block) * u_elements * itemsize,
+        workspace_bytes=workspace * itemsize,
+        scratch_bytes=scratch * itemsize,
     )
+
+
+def _stages(
+    m: int, r: Correlation, tile: Tile, cut: Blocking, shared: Mapping[str, Slot | int]
+) -> tuple[tuple[Stage, ...], int, int]:
+    """Stages, and elements of workspace and scratch; with 0 for "u" the weight is transformed in the second stage."""
+    area, lanes = (m + 2) ** 2, tile.lanes
+    vectors = ceil_div(_vector_count(m, r, tile), cut.blocks)  # of the largest block
+    v_step = area * (r.c * vectors + ceil_div(vectors, tile.vectors)) * lanes
+    products = area * cut.k_block * vectors * lanes
+    taps = _TAP_CHANNELS * 9 * tile.rows
+    scratch = max(products + _rows_elements(m, vectors, lanes, r.input[1]), taps)
+    args = {**shared, "blocks": cut.blocks, "v_step": v_step, "c_block": cut.c_block, "k_block": cut.k_block}
+    items = r.groups * cut.blocks
+    if not cut.c_block:
+        return (Stage(f"winograd_f{m}_forward", args, items),), 0, scratch + v_step
+    own = 0 if args["u"] else area * (cut.k_block * r.c + lanes)
+    grain = 1 if args["u"] else cut.blocks
+    stages = (
+        Stage(f"winograd_f{m}_input", args, items * ceil_div(r.c, cut.c_block)),
+        Stage(f"winograd_f{m}_output", args, items * ceil_div(r.k, cut.k_block), grain),
+    )
+    return stages, items * v_step, scratch + own
 
 
 def _grad_blocks(m: int, p: ConvProblem, tile: Tile, itemsize: int) -> int:
@@ -202,28 +266,44 @@ def cost(m: int, problem: Problem, pass_: str, mode: str, machine: Machine) -> f
         cycles = multiply_adds / (2 * _GEMM_SHARE) + vectors * (_TRANSFORM_CYCLES + _PACK_CYCLES)
         return cycles * cycle + area * p.k * r.c * itemsize * ceil_div(tiles, 256) / _CACHE_BANDWIDTH + _CALL_SECONDS
     (r,) = correlations(p, pass_)
-    vectors = area * ceil_div(_tile_count(m, r), tile.lanes)
-    cut = blocking(m, r, tile, itemsize, machine)
-    multiply_adds = vectors * p.groups * r.c * round_up(r.k, tile.rows)
-    weight = area * p.groups * r.c * r.k * itemsize
-    cycles = multiply_adds / (2 * _GEMM_SHARE) + vectors * channels * _TRANSFORM_CYCLES
-    seconds = cycles * cycle + weight * cut.blocks / _CACHE_BANDWIDTH + _CALL_SECONDS
-    if weight > machine.l3 // 2:  # it is prefetched from memory meanwhile
-        seconds = max(seconds, weight / machine.bandwidth)
+    cut, direct = blocking(m, r, tile, itemsize, machine), None
     if mode == "functional":
-        seconds += p.groups * r.c * r.k * area / tile.lanes * _WEIGHT_CYCLES * cycle
-        seconds += max(0, weight - machine.l2) / machine.bandwidth
+        direct = unprepared(m, r, tile, itemsize, machine)
+        cut = direct or cut
+    rows, columns = r.output
+    vectors = _vector_count(m, r, tile)
+    panels = cut.blocks * ceil_div(ceil_div(vectors, cut.blocks), tile.vectors)
+    row_blocks = ceil_div(r.k, tile.rows)
+    steps = r.c * row_blocks * max(vectors * tile.rows / 2, panels * _FMA_LATENCY)
+    runs = ceil_div(rows, m) * (m + 2) * ceil_div(round_up(columns, m) + 2, tile.lanes)
+    cycles = area * (steps / _GEMM_SHARE + vectors * (r.c + r.k) * _TILE_CYCLES[m])
+    cycles += r.n * (runs * r.c + rows * ceil_div(columns, tile.lanes) * r.k) * _ROW_CYCLES
+    if mode == "functional":
+        cycles += r.c * row_blocks * tile.rows * (area / tile.lanes * _WEIGHT_CYCLES + _TAPS_CYCLES)
+    seconds = r.groups * (cycles * cycle + cut.blocks * _BLOCK_SECONDS) + _CALL_SECONDS
+    weight = area * r.groups * r.c * r.k * itemsize
+    if weight > machine.l3 // 2 and direct is None:
+        stream = weight / machine.bandwidth
+        # a prepared weight is prefetched from memory meanwhile, another was written there before
+        seconds = max(seconds, stream) if mode == "prepared" else seconds + 2 * stream
     return seconds
 
 
-# Measured on one core: share of the peak that the products reach; cycles for a transformed vector of an input or
-# output channel, for packing one, for a vector of a transformed weight; bytes/s of the last cache
-_GEMM_SHARE = 0.9
+#: Measured on one core: share of the peak that the products reach; cycles that a fused multiply-add takes; cycles for a
+#: vector of a channel's transformed input, for a vector of a row of input or output, for a vector of a transformed
+#: weight, for the taps of one; seconds for a block of tiles and for a call.
+_GEMM_SHARE = 0.87
+_FMA_LATENCY = 4
+_TILE_CYCLES = {2: 1.5, 4: 2.0, 6: 3.4}
+_ROW_CYCLES = 11
+_WEIGHT_CYCLES = 4
+_TAPS_CYCLES = 2.5
+_BLOCK_SECONDS = 6e-7
+_CALL_SECONDS = 1.5e-6
+#: Likewise, of the gradient by the weight: for a vector of a transform, for packing one; bytes/s of the last cache.
 _TRANSFORM_CYCLES = 6
 _PACK_CYCLES = 4
-_WEIGHT_CYCLES = 8
 _CACHE_BANDWIDTH = 3e10
-_CALL_SECONDS = 4e-6
 
 
 def error(m: int, problem: Problem, pass_: str) -> float:
@@ -244,6 +324,11 @@ def error(m: int, problem: Problem, pass_: str) -> float:
     length = min(terms, 128) + terms / 128
     scatter = 1.3 + 8 / sqrt(max(1, outputs))
     return float(scatter * np.finfo(p.dtype).eps * sqrt(transforms**2 + products**2 * length))
+
+
+def _vector_count(m: int, r: Correlation, tile: Tile) -> int:
+    """Vectors of tiles; an empty batch counts as one."""
+    return max(1, ceil_div(_tile_count(m, r), tile.lanes))
 
 
 def _tile_count(m: int, r: Correlation) -> int:

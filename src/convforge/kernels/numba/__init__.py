@@ -35,9 +35,14 @@ MODULES = {
     "avg_pool_forward": "pooling",
     "avg_pool_backward": "pooling",
     **{
-        f"winograd_f{m}_{stage}": "winograd"
+        f"winograd_f{m}_{stage}": module
+        for module, stages in (
+            ("winograd", ("forward", "input", "output")),
+            ("winograd_weight", ("weight",)),
+            ("winograd_grad", ("grad_transform", "grad_multiply", "grad_weight")),
+        )
         for m in (2, 4, 6)
-        for stage in ("weight", "forward", "input", "output", "grad_transform", "grad_multiply", "grad_weight")
+        for stage in stages
     },
 }
 

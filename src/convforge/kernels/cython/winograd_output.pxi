@@ -1,0 +1,112 @@
+# The output transform of Winograd F(m, 3), and what it does about outputs that are not finite.
+
+cdef inline vec winograd_tiles(int m, const real *p, int64_t step, real *rows, int64_t pitch) noexcept nogil:
+    """A^T both ways on LANES tiles: m virtual rows; the sum of all is NaN or infinite if any output is."""
+    cdef vec half[6][8]
+    cdef vec d[8]
+    cdef vec o[8]
+    cdef vec total = vec_zero()
+    cdef int i, j
+    for j in range(m + 2):
+        for i in range(m + 2):
+            d[i] = vec_load(p + (i * (m + 2) + j) * step)
+        winograd_output(m, d, o)
+        for i in range(m):
+            half[i][j] = o[i]
+    for i in range(m):
+        winograd_output(m, half[i], d)
+        for j in range(m):
+            total = total + d[j]
+        winograd_interleave(m, d, o)
+        for j in range(m):
+            vec_store(rows + i * pitch + j * LANES, o[j])
+    return total
+
+
+cdef real winograd_exact(
+    const winograd_args *a, int64_t image, int64_t g, int64_t k, int64_t top, int64_t left
+) noexcept nogil:
+    """One output by the definition."""
+    cdef const real *x = <const real *>a.x + image * a.x_n + g * a.c * a.x_c
+    cdef const real *w = <const real *>a.w + g * a.w_g + k * a.w_k
+    cdef real total = 0, value
+    cdef int64_t c, i, j
+    for c in range(a.c):
+        for i in range(3):
+            for j in range(3):
+                value = 0  # padding times an infinite weight is NaN
+                if 0 <= top + i < a.ih and 0 <= left + j < a.iw:
+                    value = x[(top + i) * a.x_h + left + j]
+                total += value * w[c * a.w_c + i * a.w_h + j * a.w_w]
+        x += a.x_c
+    return total
+
+
+cdef void winograd_repair(
+    int m, const winograd_args *a, int64_t image, int64_t g, int64_t k, int64_t top, int64_t left, int64_t height,
+    int64_t width, real *rows, int64_t pitch,
+) noexcept nogil:
+    """Outputs that are not finite, again by the definition: only those stay that the definition makes so."""
+    cdef int64_t i, j
+    for i in range(height):
+        for j in range(width):
+            if rows[i * pitch + j] - rows[i * pitch + j] != 0:
+                rows[i * pitch + j] = winograd_exact(a, image, g, k, top + i - a.ph, left + j - a.pw)
+
+
+cdef inline void winograd_transform_output(
+    int m, const winograd_args *a, const winograd_block *b, int64_t g, int64_t first_k, const real *p, real *rows,
+) noexcept nogil:
+    """The outputs of a block of output channels from their products; ``rows`` is scratch of m virtual rows."""
+    cdef int64_t th = (a.oh + m - 1) // m, tw = (a.ow + m - 1) // m, area = (m + 2) * (m + 2)
+    cdef int64_t image, row, column, done, run, height, columns, k, panel, group, first, width, i, q
+    cdef int64_t count = min(a.k_block, a.k - first_k), pitch = b.vectors * m * LANES
+    cdef int64_t padded = (count + ROWS - 1) // ROWS * ROWS
+    cdef const real *products
+    cdef const real *source
+    cdef real *out
+    cdef real bias, sum
+    cdef vec total, shift
+    for k in range(first_k, first_k + count):
+        total = vec_zero()
+        for panel in range(b.panels):
+            first = winograd_panel(b, panel)
+            width = winograd_panel(b, panel + 1) - first
+            products = p + area * (padded * first + (k - first_k) * width) * LANES
+            for group in range(width):
+                total = total + winograd_tiles(
+                    m, products + group * LANES, width * LANES, rows + (first + group) * m * LANES, pitch
+                )
+        sum = vec_sum(total)
+        bias = (<const real *>a.bias)[g * a.k + k] if a.bias else 0
+        shift = vec_broadcast(bias)
+        image = b.first // (th * tw)
+        row = b.first // tw % th
+        column = b.first % tw
+        done = 0
+        while done < b.tiles:
+            run = min(tw - column, b.tiles - done)
+            height = min(<int64_t>m, a.oh - row * m)
+            columns = min(run * m, a.ow - column * m)
+            if sum - sum != 0:
+                winograd_repair(
+                    m, a, image, g, k, row * m, column * m, height, columns, rows + done * m, pitch
+                )
+            for i in range(height):
+                source = rows + i * pitch + done * m
+                out = <real *>a.out + image * a.out_n + (g * a.k + k) * a.out_k + (row * m + i) * a.out_h + column * m
+                q = 0
+                while q + LANES <= columns:
+                    vec_store(out + q, vec_load(source + q) + shift)
+                    vec_prefetch(out + q + a.out_k)
+                    q += LANES
+                if q < columns and columns >= LANES:  # some once more: masked stores take tens of cycles on AMD's AVX2
+                    vec_store(out + columns - LANES, vec_load(source + columns - LANES) + shift)
+                elif q < columns:
+                    vec_store_partial(out + q, vec_load_partial(source + q, columns - q) + shift, columns - q)
+            done += run
+            column = 0
+            row += 1
+            if row == th:
+                row = 0
+                image += 1

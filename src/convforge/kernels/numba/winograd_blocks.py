@@ -1,0 +1,107 @@
+"""Winograd F(m, 3) in two dimensions, stride 1, with tiles in the lanes.
+
+Tiles are numbered through image, tile row and tile column; a block is a run of tiles, of some vectors of lanes. The
+columns of a block's tile rows abut in *virtual rows*: tile t of the block has its first m columns at t * m, and its
+last two where the next tile of the same tile row begins. A block is split into panels of at most ``vectors`` vectors,
+the register tile's width. With alpha = m + 2 and xi = 0 .. alpha^2 - 1:
+
+    v[panel][xi][c][tiles]  transformed input
+    u[k block][xi][part of c][k / rows][c][rows]
+                            transformed weight, in the order of its use; parts of at most DEPTH channels
+    p[panel][k][xi][tiles]  products, of one block of output channels
+
+``lanes`` idle elements after each xi of v and u spread them over the sets of the caches.
+The functions that are unrolled over m are generated source; their arithmetic comes from
+:mod:`convforge.algorithms.winograd.codegen`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from convforge.algorithms.winograd import codegen
+from convforge.algorithms.winograd.transforms import transforms
+from convforge.kernels import abi
+from convforge.kernels.numba.generate import define
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from convforge.kernels.numba.translate import Factory, Inner, Target
+
+#: Products summed in one chain: half the error of one long chain of 512, and a panel that stays in the L1 cache.
+DEPTH = 128
+
+
+def product_by(target: Target, m: int, which: str) -> Inner:
+    """A product by one of the matrices of F(m, 3): vectors in, a tuple of vectors out."""
+    source = codegen.python_source(which, codegen.straight(codegen.products(transforms(m, 3))[which]))
+    return target.jit(define(which, [source], v=target.v))
+
+
+def shuffles(target: Target, program: codegen.Shuffles, name: str) -> Inner:
+    """Shuffles as a function ``name``: vectors in, a tuple of vectors out."""
+    indices = {f"i{number}": target.v.shuffle(step.indices) for number, step in enumerate(program.steps)}
+    return target.jit(define(name, [codegen.python_source(name, program)], **indices))
+
+
+def names(letter: str, count: int) -> str:
+    """``a0, a1, a2`` for the letter a and 3."""
+    return ", ".join(f"{letter}{i}" for i in range(count))
+
+
+class Blocks:
+    """What the kernels know of blocks, for one m; ``f`` are the fields of the kernel's argument list."""
+
+    def __init__(self, target: Target, m: int, kernel: str) -> None:
+        f: Any = abi.fields(f"winograd_f{m}_{kernel}")
+        lanes, per_panel, itemsize = target.lanes, target.vectors, target.v.itemsize
+
+        @target.jit
+        def block(args, number):
+            """(first tile, tiles, vectors, panels) of a block."""
+            tiles = args[f.n] * ((args[f.oh] + m - 1) // m) * ((args[f.ow] + m - 1) // m)
+            vectors = (tiles + lanes - 1) // lanes
+            begin, end = vectors * number // args[f.blocks], vectors * (number + 1) // args[f.blocks]
+            return (
+                begin * lanes,
+                min(tiles, end * lanes) - begin * lanes,
+                end - begin,
+                (end - begin + per_panel - 1) // per_panel,
+            )
+
+        @target.jit
+        def panel_start(vectors, panels, panel):
+            """First vector of a panel."""
+            return vectors * panel // panels
+
+        @target.jit
+        def pitch(vectors):
+            """Length of a virtual row: the last store may reach beyond the last tile."""
+            return (vectors * m + 2) * lanes
+
+        self.f, self.block, self.panel_start, self.pitch = f, block, panel_start, pitch
+        if kernel not in ("forward", "output"):
+            return
+
+        @target.jit
+        def weight_offset(args, g, first_k):
+            """Bytes before u of a block of output channels."""
+            k_block = args[f.k_block]
+            number = g * ((args[f.k] + k_block - 1) // k_block) + first_k // k_block
+            return number * (m + 2) ** 2 * (k_block * args[f.c] + lanes) * itemsize
+
+        self.weight_offset = weight_offset
+
+
+def factories(make: Callable[[int, Target], Callable[..., None]], stage: str) -> tuple[Factory, ...]:
+    """The factory functions of one kind of kernel for F(2, 3), F(4, 3) and F(6, 3)."""
+
+    def factory(m: int) -> Factory:
+        def kernel(target: Target) -> Callable[..., None]:
+            return make(m, target)
+
+        kernel.__name__ = f"winograd_f{m}_{stage}"
+        return kernel
+
+    return factory(2), factory(4), factory(6)

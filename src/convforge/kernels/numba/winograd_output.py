@@ -1,0 +1,117 @@
+"""The output transform of Winograd F(m, 3), and what it does about outputs that are not finite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from convforge.algorithms.winograd import codegen
+from convforge.kernels.numba.generate import define
+from convforge.kernels.numba.winograd_blocks import Blocks, names, product_by, shuffles
+
+if TYPE_CHECKING:
+    from convforge.kernels.numba.translate import Inner, Target
+
+
+def output_transform(target: Target, m: int, shape: Blocks) -> Inner:
+    """Make ``transform_output(args, first, tiles, vectors, panels, g, first_k, products, rows)``: rows is scratch."""
+    v, lanes, tile_rows = target.v, target.lanes, target.rows
+    f, panel_start = shape.f, shape.panel_start
+    alpha, area = m + 2, (m + 2) ** 2
+
+    lines = ["def tiles_output(p, step, rows, pitch):"]
+    for j in range(alpha):
+        loads = [f"v.load(p, {i * alpha + j} * step)" for i in range(alpha)]
+        lines += [f"    {', '.join(f'h{i}_{j}' for i in range(m))} = product({', '.join(loads)})"]
+    lines += ["    total = v.zero()"]
+    for i in range(m):
+        lines += [f"    {names('o', m)} = product({', '.join(f'h{i}_{j}' for j in range(alpha))})"]
+        lines += [f"    total = total + o{j}" for j in range(m)]
+        lines += [f"    {names('o', m)} = interleave({names('o', m)})"]
+        lines += [f"    v.store(rows, {i} * pitch + {j * lanes}, o{j})" for j in range(m)]
+    lines += ["    return total"]
+    product = product_by(target, m, "output")
+    interleave = shuffles(target, codegen.interleave(m, lanes), "interleave")
+    # A^T both ways on a vector of tiles: m virtual rows; the sum of all is NaN or infinite if any output is
+    tiles_output = target.call(define("tiles_output", lines, v=v, product=product, interleave=interleave))
+
+    @target.call
+    def exact(args, image, g, k, top, left):
+        """One output by the definition."""
+        w = v.advance(v.pointer(args[f.w]), g * args[f.w_g] + k * args[f.w_k])
+        x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + g * args[f.c] * args[f.x_c])
+        total = v.zero()
+        for _ in range(args[f.c]):
+            for i in range(3):
+                for j in range(3):
+                    value = v.zero()  # padding times an infinite weight is NaN
+                    if 0 <= top + i < args[f.ih] and 0 <= left + j < args[f.iw]:
+                        value = v.broadcast(x[(top + i) * args[f.x_h] + left + j])
+                    factor = v.broadcast(w[i * args[f.w_h] + j * args[f.w_w]])
+                    total = v.fma(value, factor, total)
+            x = v.advance(x, args[f.x_c])
+            w = v.advance(w, args[f.w_c])
+        return v.extract(total, 0)
+
+    @target.call
+    def repair(args, image, g, k, top, left, height, width, rows, pitch):
+        """Outputs that are not finite, again by the definition: only those stay that the definition makes so."""
+        for i in range(height):
+            for j in range(width):
+                if rows[i * pitch + j] - rows[i * pitch + j] != 0:
+                    rows[i * pitch + j] = exact(args, image, g, k, top + i - args[f.ph], left + j - args[f.pw])
+
+    def transform_output(args, first, tiles, vectors, panels, g, first_k, products, rows):
+        th, tw = (args[f.oh] + m - 1) // m, (args[f.ow] + m - 1) // m
+        count = min(args[f.k_block], args[f.k] - first_k)
+        padded = (count + tile_rows - 1) // tile_rows * tile_rows
+        pitch = vectors * m * lanes
+        biases = v.pointer(args[f.bias])
+        for k in range(first_k, first_k + count):
+            total = v.zero()
+            for panel in range(panels):
+                start = panel_start(vectors, panels, panel)
+                width = panel_start(vectors, panels, panel + 1) - start
+                p = v.advance(products, area * (padded * start + (k - first_k) * width) * lanes)
+                for group in range(width):
+                    total = total + tiles_output(
+                        v.advance(p, group * lanes), width * lanes, v.advance(rows, (start + group) * m * lanes), pitch
+                    )
+            sum_ = v.sum(total)
+            shift = v.broadcast(biases[g * args[f.k] + k]) if args[f.bias] != 0 else v.zero()
+            image, row, column = first // (th * tw), first // tw % th, first % tw
+            done = 0
+            while done < tiles:
+                run = min(tw - column, tiles - done)
+                height = min(m, args[f.oh] - row * m)
+                columns = min(run * m, args[f.ow] - column * m)
+                if sum_ - sum_ != 0:
+                    repair(
+                        args, image, g, k, row * m, column * m, height, columns, v.advance(rows, done * m), pitch
+                    )  # fmt: skip
+                for i in range(height):
+                    source = v.advance(rows, i * pitch + done * m)
+                    out = v.advance(
+                        v.pointer(args[f.out]),
+                        image * args[f.out_n] + (g * args[f.k] + k) * args[f.out_k]
+                        + (row * m + i) * args[f.out_h] + column * m,
+                    )  # fmt: skip
+                    q = 0
+                    while q + lanes <= columns:
+                        v.store(out, q, v.load(source, q) + shift)
+                        v.prefetch(out, q + args[f.out_k])
+                        q += lanes
+                    if (
+                        q < columns and columns >= lanes
+                    ):  # some once more: masked stores take tens of cycles on AMD's AVX2
+                        v.store(out, columns - lanes, v.load(source, columns - lanes) + shift)
+                    elif q < columns:
+                        rest = v.load_partial(v.advance(source, q), columns - q) + shift
+                        v.store_partial(v.advance(out, q), rest, columns - q)
+                done += run
+                column = 0
+                row += 1
+                if row == th:
+                    row = 0
+                    image += 1
+
+    return target.jit(transform_output)
