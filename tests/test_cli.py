@@ -195,7 +195,7 @@ def test_info_says_why_a_backend_is_missing(monkeypatch):
     )
     assert "cython     no compiler was found\n" in run("info").stdout
     found = json.loads(run("info", "--json").stdout)
-    assert found["backends"] == {"numpy": None, "numba": None, "cython": "no compiler was found"}
+    assert found["backends"] == {"numpy": None, "numba": None, "cython": "no compiler was found", "cuda": None}
     assert found["machine"]["isa"] in found["isas"]
 
 

@@ -7,11 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from convforge.device_arrays import DeviceArray, on_device
+
+_ARRAYS = (np.ndarray, DeviceArray)  # a tuple: making their union takes half a microsecond
+
 
 def check_type(name: str, array: Any) -> None:
-    """Raise TypeError unless ``array`` is a plain NumPy array."""
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-        hint = "a masked array has no kernels: fill it" if isinstance(array, np.ndarray) else "use numpy.asarray"
+    """Raise TypeError unless ``array`` is a plain NumPy array, or known to be on a GPU."""
+    if not isinstance(array, _ARRAYS) or isinstance(array, np.ma.MaskedArray):
+        if isinstance(array, np.ndarray):
+            hint = "a masked array has no kernels: fill it"
+        elif on_device(array):
+            hint = "all arrays of a call are on one GPU, with backend='cuda' if it is a plan's, or in the host's memory"
+        else:
+            hint = "use numpy.asarray"
         raise TypeError(f"{name} must be a numpy.ndarray, got {type(array).__name__}; {hint}")
 
 
@@ -21,7 +30,7 @@ def check_types(**arrays: Any) -> None:
         check_type(name, array)
 
 
-_NAMES = {np.dtype(name).char: name for name in ("float32", "float64")}
+_NAMES = {np.dtype(name).char: name for name in ("float32", "float64", "float16")}
 
 
 def dtype_name(array: np.ndarray) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-DTYPES = ("float32", "float64")
+#: What a problem may compute in; float16 is storage, summed in float32, and for a GPU alone.
+DTYPES = ("float32", "float64", "float16")
 
 #: Sizes, strides, paddings and dilations stay below this, so that sums of a few of them never overflow 64 bits.
 LIMIT = 1 << 40
@@ -88,8 +89,16 @@ def dtype_name(value: Any) -> str:
     except TypeError:
         name = repr(value)
     if name not in DTYPES:
-        raise TypeError(f"dtype must be float32 or float64, got {name}: cast the arrays, as in x.astype(np.float32)")
+        raise TypeError(wrong_dtype(name))
     return name
+
+
+def wrong_dtype(name: str) -> str:
+    """Say which dtypes would be right."""
+    return (
+        f"dtype must be float32 or float64, got {name}: cast the arrays, as in x.astype(np.float32); float16 is taken "
+        "with backend='cuda'"
+    )
 
 
 def _entries(value: Any) -> tuple[Any, ...] | None:

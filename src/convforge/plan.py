@@ -11,17 +11,20 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any, NoReturn
 
 import numpy as np
 
-from convforge import registry
+from convforge import checks, device_call, registry
 from convforge.arrays import check_array, check_output
+from convforge.device_arrays import describe, on_device, stream_handle
 from convforge.errors import PerformanceWarning
 from convforge.operands import operand_shapes
 from convforge.problem import ConvProblem, Problem
 from convforge.runtime import threads
+from convforge.runtime.device_executor import DeviceExecutor, DevicePacked
 from convforge.runtime.executor import OPERANDS, Operands
 from convforge.runtime.machine import machine
 
@@ -35,17 +38,25 @@ _verbose = os.environ.get("CONVFORGE_VERBOSE", "0") not in ("", "0")
 class PreparedWeight:
     """An immutable snapshot of a weight, packed for the passes of one plan; pass it in place of ``weight``.
 
-    Later changes of the array it was made from do not show. It can be pickled.
+    Later changes of the array it was made from do not show. One that is not on a GPU can be pickled.
     """
 
     key: tuple[Hashable, ...]
-    weight: np.ndarray = field(repr=False)
-    packed: dict[str, np.ndarray] = field(repr=False)
+    weight: np.ndarray | None = field(repr=False)
+    packed: dict[str, Any] = field(repr=False)
 
     @property
     def nbytes(self) -> int:
         """Bytes it holds."""
-        return self.weight.nbytes + sum(each.nbytes for each in self.packed.values())
+        kept = 0 if self.weight is None else self.weight.nbytes
+        return int(kept + sum(each.nbytes for each in self.packed.values()))
+
+    def __reduce__(self) -> Any:
+        if any(isinstance(each, DevicePacked) for each in self.packed.values()):
+            raise TypeError(
+                "a weight that was prepared on a GPU cannot be pickled: prepare it again where it is needed"
+            )
+        return PreparedWeight, (self.key, self.weight, self.packed)
 
 
 class Plan:
@@ -76,8 +87,12 @@ class Plan:
         self._shapes = {p: operand_shapes(problem, p) for p in passes}
         self._results = {p: shapes["out"] for p, shapes in self._shapes.items()}
         # what the packed layout depends on: a policy packs for a tile alike in every backend
-        packers = ((p, each.name, each.backend == "numpy") for p, each in self._chosen.items())
+        packers = (
+            (p, each.name, each.backend in ("numpy", "cuda") and each.backend) for p, each in self._chosen.items()
+        )
         self._weight_key = (problem, machine().isa, *packers)
+        # the passes that run on a GPU: all or none, since auto takes none and a name takes its own
+        self._on_gpu = {p: each for p, each in self._executors.items() if isinstance(each, DeviceExecutor)}
         if algorithm == backend == "auto" and any(each.name == "reference" for each in self._chosen.values()):
             _warn_slow(problem)
 
@@ -110,13 +125,16 @@ class Plan:
                 lines.append(f"  {each.algorithm!s:22} {verdict}")
         return "\n".join(lines)
 
-    def prepare_weight(self, weight: np.ndarray) -> PreparedWeight:
+    def prepare_weight(self, weight: Any, *, stream: Any = None) -> PreparedWeight:
         """Pack ``weight`` for the plan's forward and input-gradient passes.
 
         Parameters
         ----------
         weight
-            Array of shape ``problem.weight_shape`` and the problem's dtype.
+            Array of shape ``problem.weight_shape`` and the problem's dtype. With ``backend="cuda"`` it may be on a GPU;
+            the snapshot is there in any case.
+        stream
+            With ``backend="cuda"``, the stream to do it on; as for calling the plan.
 
         Returns
         -------
@@ -129,10 +147,15 @@ class Plan:
         """
         if not isinstance(self.problem, ConvProblem):
             raise ValueError(f"{self.problem} has no weight to prepare")
+        if self._on_gpu and on_device(weight):
+            check_array("weight", describe("weight", weight), self.problem.weight_shape, self.problem.dtype)
+            reading = {p: each for p, each in self._on_gpu.items() if p != "grad_weight"}
+            return PreparedWeight(self._weight_key, None, device_call.snapshot(reading, weight, stream))
+        self._check_stream(stream)
         check_array("weight", weight, self.problem.weight_shape, self.problem.dtype)
         snapshot = np.array(weight, weight.dtype.newbyteorder("="), order="C")
         snapshot.flags.writeable = False
-        packed = {p: each.pack(snapshot) for p, each in self._executors.items() if p != "grad_weight"}
+        packed: dict[str, Any] = {p: each.pack(snapshot) for p, each in self._executors.items() if p != "grad_weight"}
         return PreparedWeight(self._weight_key, snapshot, packed)
 
     def __call__(
@@ -142,6 +165,7 @@ class Plan:
         bias: np.ndarray | None = None,
         *,
         out: np.ndarray | None = None,
+        stream: Any = None,
     ) -> Any:
         """The forward pass.
 
@@ -153,10 +177,15 @@ class Plan:
             Of a convolution: weight (an array or a prepared one) and optional bias of shape (k,). A pool has neither.
         out
             Where to write the result, of shape ``problem.output_shape``.
+        stream
+            With ``backend="cuda"``, the stream to work on: torch's, CuPy's, Numba's or an address. None is the one that
+            the arrays' library works on now, for NumPy arrays the default stream. Results on a GPU are not waited for.
 
         Returns
         -------
         ndarray, or (ndarray, indices) for a max pool planned with indices
+            With ``backend="cuda"`` and arrays on a GPU (torch, CuPy, Numba; anything with ``__cuda_array_interface__``
+            or DLPack), arrays of the type of ``x``, on that GPU; nothing is copied.
 
         Raises
         ------
@@ -164,12 +193,16 @@ class Plan:
             An array is missing, or of another dtype or shape than the problem's; ``out`` overlaps an input.
         """
         array, packed = self._unpack("forward", weight)
+        if self._on_gpu and on_device(x):
+            given = {"x": x, "weight": array, "bias": bias, "out": out}
+            results = self._run_on_gpu("forward", given, packed, stream)
+            return (results["out"], results["indices"]) if "indices" in results else results["out"]
         indices = None
         if "indices" in self._shapes.get("forward", ()):
             indices = np.empty(self.problem.output_shape, np.int64)
         if out is None:
             out = self._result("forward")
-        result = self._run("forward", out, (x, array, bias, out, None, indices), packed)
+        result = self._run("forward", out, (x, array, bias, out, None, indices), packed, stream)
         return result if indices is None else (result, indices)
 
     def grad_input(
@@ -179,6 +212,7 @@ class Plan:
         *,
         indices: np.ndarray | None = None,
         out: np.ndarray | None = None,
+        stream: Any = None,
     ) -> np.ndarray:
         """The gradient by the input.
 
@@ -192,11 +226,13 @@ class Plan:
             Of a max pool: the indices that its forward pass returned.
         out
             Where to write the result, of shape ``problem.input_shape``.
+        stream
+            As for calling the plan.
 
         Returns
         -------
         ndarray
-            ``out``, or a new array.
+            ``out``, or a new array; on a GPU as for calling the plan, of the type of ``grad_output``.
 
         Raises
         ------
@@ -204,13 +240,19 @@ class Plan:
             An array is missing, or of another dtype or shape than the problem's; ``out`` overlaps an input.
         """
         array, packed = self._unpack("grad_input", weight)
+        if self._on_gpu and on_device(grad_output):
+            given = {"grad_output": grad_output, "weight": array, "indices": indices, "out": out}
+            gradient: np.ndarray = self._run_on_gpu("grad_input", given, packed, stream)["out"]
+            return gradient
         if indices is not None and "indices" in self._shapes.get("grad_input", ()):
             check_indices(indices, self.problem)
         if out is None:
             out = self._result("grad_input")
-        return self._run("grad_input", out, (None, array, None, out, grad_output, indices), packed)
+        return self._run("grad_input", out, (None, array, None, out, grad_output, indices), packed, stream)
 
-    def grad_weight(self, x: np.ndarray, grad_output: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
+    def grad_weight(
+        self, x: np.ndarray, grad_output: np.ndarray, *, out: np.ndarray | None = None, stream: Any = None
+    ) -> np.ndarray:
         """The gradient by the weight.
 
         Parameters
@@ -219,24 +261,28 @@ class Plan:
             Input and gradient by the output, of the problem's shapes.
         out
             Where to write the result, of shape ``problem.weight_shape``.
+        stream
+            As for calling the plan.
 
         Returns
         -------
         ndarray
-            ``out``, or a new array.
+            ``out``, or a new array; on a GPU as for calling the plan.
 
         Raises
         ------
         TypeError, ValueError
             An array is of another dtype or shape than the problem's; ``out`` overlaps an input; a pool has no weight.
         """
+        if self._on_gpu and on_device(x):
+            given = {"x": x, "grad_output": grad_output, "out": out}
+            gradient: np.ndarray = self._run_on_gpu("grad_weight", given, None, stream)["out"]
+            return gradient
         if out is None:
             out = self._result("grad_weight")
-        return self._run("grad_weight", out, (x, None, None, out, grad_output, None), None)
+        return self._run("grad_weight", out, (x, None, None, out, grad_output, None), None, stream)
 
-    def _unpack(
-        self, pass_: str, weight: np.ndarray | PreparedWeight | None
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _unpack(self, pass_: str, weight: np.ndarray | PreparedWeight | None) -> tuple[np.ndarray | None, Any]:
         """A weight as an array, and its packed form if it was prepared."""
         if not isinstance(weight, PreparedWeight):
             return weight, None
@@ -256,15 +302,32 @@ class Plan:
         registry.check_pass(self.problem, pass_)
         raise ValueError(f"this plan has no {pass_} pass: it was made with passes={self.passes}")
 
-    def _run(self, pass_: str, out: np.ndarray, operands: Operands, packed: np.ndarray | None) -> np.ndarray:
+    def _run_on_gpu(self, pass_: str, given: dict[str, Any], packed: Any, stream: Any) -> dict[str, Any]:
+        """One pass on arrays of a GPU: its results by name."""
+        if pass_ not in self._on_gpu:
+            self._no_pass(pass_)
+        if packed is not None:
+            given["weight"] = None
+        return device_call.run(
+            self.problem, pass_, self._on_gpu[pass_], self._shapes[pass_], given, packed, stream
+        )  # fmt: skip
+
+    def _check_stream(self, stream: Any) -> None:
+        if stream is not None and not self._on_gpu:
+            raise ValueError(f"stream is for backend='cuda', {self!r} runs on the CPU")
+
+    def _run(self, pass_: str, out: np.ndarray, operands: Operands, packed: Any, stream: Any) -> np.ndarray:
         """One pass: straight to the kernels where every array is plain, else through checks and copies."""
         if pass_ not in self._executors:
             self._no_pass(pass_)
         executor = self._executors[pass_]
-        call: Callable[[Operands, np.ndarray | None], None] = executor
+        call: Callable[..., None] = executor
         if not executor.plain(operands):
-            self._check(pass_, operands)
+            self._check(pass_, operands, prepared=packed is not None)
             call = executor.call_with_copies
+        if stream is not None:
+            self._check_stream(stream)
+            call = partial(call, stream=stream_handle(stream))
         if not _verbose:
             call(operands, packed)
             return out
@@ -274,12 +337,13 @@ class Plan:
         print(f"convforge: {self.problem} {pass_} {self._chosen[pass_]} {seconds * 1e6:.1f} µs", file=sys.stderr)
         return out
 
-    def _check(self, pass_: str, operands: Operands) -> None:
+    def _check(self, pass_: str, operands: Operands, *, prepared: bool) -> None:
         """Raise for an operand that is missing, not wanted, or not what the pass takes, and for a bad ``out``."""
         shapes = self._shapes[pass_]
         for name, array in zip(OPERANDS, operands, strict=True):
             if name in shapes:
-                if array is not None or name != "bias":
+                # a weight that was prepared was checked, and may be on a GPU alone
+                if array is not None or not (name == "bias" or (name == "weight" and prepared)):
                     check_array(name, array, *shapes[name])
             elif array is not None:
                 raise ValueError(f"the {pass_} pass of {self.problem} takes no {name}")
@@ -318,7 +382,7 @@ def plan(
         Names, or "auto" for the least modelled cost (with prepared weights) within ``tolerance``.
     tolerance
         Largest admitted error, norm(y - exact) / norm(exact) on standard-normal data; None is 1e-5 for float32 and
-        1e-13 for float64.
+        float16 (before the final rounding), 1e-13 for float64.
 
     Returns
     -------
@@ -397,6 +461,8 @@ def cached_plan(
 
     def make() -> Plan:
         registry.check_choice(algorithm, backend, tolerance)
+        if problem.dtype == "float16" and backend != "cuda":
+            raise TypeError(checks.wrong_dtype(problem.dtype))
         return Plan(problem, (pass_,), algorithm, backend, tolerance, "functional")
 
     key = (problem, pass_, algorithm, backend, tolerance, type(tolerance))  # True == 1.0 to a dict

@@ -40,7 +40,7 @@ class _Sizes:
     @property
     def itemsize(self) -> int:
         """Bytes of an element."""
-        return 8 if self.dtype == "float64" else 4
+        return {"float16": 2, "float32": 4, "float64": 8}[self.dtype]
 
     @property
     def input_bytes(self) -> int:
@@ -65,7 +65,7 @@ class ConvProblem(_Sizes):
     groups
         Divides c and k.
     dtype
-        "float32" or "float64".
+        "float32" or "float64"; "float16" is storage, summed in float32, which the GPU's algorithms alone take.
     bias
         Whether the forward pass adds one number per output channel.
 
@@ -195,7 +195,7 @@ class PoolProblem(_Sizes):
     divisor_override
         Average pooling: the divisor of every window.
     dtype
-        "float32" or "float64".
+        As for :class:`ConvProblem`.
     indices
         Max pooling: whether the forward pass also returns where each maximum is, as int64 flat indices within a
         channel's plane (row * width + column).
@@ -323,7 +323,8 @@ def parse(text: str) -> Problem:
 
     Letters: n images, c channels in, k channels out, i input size, f filter or window, s stride (1), p padding (0),
     d dilation (1), g groups (1). Flags: ``:bias``, ``:ceil``, ``:exclude_pad``, ``:divisor=3``, ``:indices``,
-    ``:float64``. The number of sizes after i is the number of spatial axes; elsewhere one size serves all axes.
+    ``:float64``, ``:float16``. The number of sizes after i is the number of spatial axes; elsewhere one size serves all
+    axes.
 
     Parameters
     ----------

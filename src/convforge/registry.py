@@ -11,22 +11,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from math import prod
 
 import numpy as np
 
+from convforge.algorithms import cuda as on_gpu
 from convforge.algorithms import depthwise, direct, im2col, pooling, reference, winograd
+from convforge.algorithms.cuda.policy import DevicePolicy
 from convforge.algorithms.policy import Policy
 from convforge.errors import UnsupportedProblem
 from convforge.operands import operand_shapes
 from convforge.problem import Problem
+from convforge.runtime import gpu
+from convforge.runtime.device_executor import MOST_ELEMENTS, DeviceExecutor
 from convforge.runtime.executor import Executor
 from convforge.runtime.machine import machine
 
 #: Error that ``auto`` admits where no tolerance is given, by dtype: norm(y - exact) / norm(exact).
-DEFAULT_TOLERANCE = {"float32": 1e-5, "float64": 1e-13}
+#: For float16, whose sums are taken in float32, the error before the final rounding.
+DEFAULT_TOLERANCE = {"float32": 1e-5, "float64": 1e-13, "float16": 1e-5}
 
 _COMPILED_BACKENDS = ("cython", "numba")
-BACKENDS = ("numpy", "numba", "cython")
+BACKENDS = ("numpy", "numba", "cython", "cuda")
 
 
 @cache
@@ -42,7 +48,7 @@ def backend_missing(backend: str) -> str | None:
 class Algorithm:
     """One algorithm of one backend: its policy, bound to where its kernels are found."""
 
-    policy: Policy
+    policy: Policy | DevicePolicy
     backend: str
 
     @property
@@ -50,12 +56,21 @@ class Algorithm:
         """The user's word for the algorithm."""
         return self.policy.name
 
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The dtypes it takes."""
+        return self.policy.dtypes if isinstance(self.policy, DevicePolicy) else ("float32", "float64")
+
     def refuses(self, problem: Problem, pass_: str) -> str | None:
         """Why it does not do this pass of this problem, or None."""
         if problem.kind not in self.policy.kinds:
             return f"{self.name} is not made for {problem.kind} problems"
         if pass_ not in self.policy.passes:
             return f"{self.name} has no {pass_} pass"
+        if problem.dtype not in self.dtypes:
+            return f"its kernels take {', '.join(self.dtypes)}, the problem is {problem.dtype}"
+        if isinstance(self.policy, DevicePolicy) and _largest(problem, pass_) > MOST_ELEMENTS:
+            return f"an array of {_largest(problem, pass_)} elements is more than the {MOST_ELEMENTS} its kernels index"
         return self.policy.refuses(problem, pass_) or backend_missing(self.backend)
 
     def error(self, problem: Problem, pass_: str) -> float:
@@ -63,11 +78,16 @@ class Algorithm:
         return self.policy.error(problem, pass_)
 
     def cost(self, problem: Problem, pass_: str, mode: str) -> float:
-        """Modelled seconds on one thread of this machine; ``mode`` is "functional" or "prepared"."""
+        """Modelled seconds on one thread of this machine, or on its GPU; ``mode`` is "functional" or "prepared"."""
+        if isinstance(self.policy, DevicePolicy):
+            return self.policy.cost(problem, pass_, mode, gpu.current()) if problem.n else 0.0
         return self.policy.cost(problem, pass_, mode, machine())
 
-    def executor(self, problem: Problem, pass_: str) -> Executor | reference.ReferenceExecutor:
+    def executor(self, problem: Problem, pass_: str) -> Executor | DeviceExecutor | reference.ReferenceExecutor:
         """What runs this pass of this problem."""
+        if isinstance(self.policy, DevicePolicy):
+            launches = on_gpu.empty(problem, pass_) or self.policy.program(problem, pass_, gpu.current())
+            return DeviceExecutor(launches, operand_shapes(problem, pass_))
         if self.backend == "numpy" or problem.n == 0:  # kernels need not know of empty batches
             return reference.ReferenceExecutor(problem, pass_)
         here = machine()
@@ -76,6 +96,10 @@ class Algorithm:
 
     def __str__(self) -> str:
         return f"{self.name}/{self.backend}"
+
+
+def _largest(problem: Problem, pass_: str) -> int:
+    return max(prod(shape) for shape, _ in operand_shapes(problem, pass_).values())
 
 
 @cache
@@ -87,6 +111,7 @@ def _lookup(backend: str) -> Callable[[str, str], int]:
 _COMPILED = (*winograd.POLICIES, *depthwise.POLICIES, *im2col.POLICIES, *direct.POLICIES, *pooling.POLICIES)
 ALGORITHMS: tuple[Algorithm, ...] = (
     *(Algorithm(policy, backend) for policy, backend in product(_COMPILED, _COMPILED_BACKENDS)),
+    *(Algorithm(policy, "cuda") for policy in on_gpu.POLICIES),
     *(Algorithm(policy, "numpy") for policy in reference.POLICIES),
 )
 
@@ -184,7 +209,10 @@ def candidates(
     for each in registered(problem):
         if algorithm not in ("auto", each.name, each.name.partition("_")[0]) or backend not in ("auto", each.backend):
             continue
-        reason = each.refuses(problem, pass_)
+        if backend == "auto" and each.backend == "cuda":
+            reason: str | None = "auto moves no arrays to a GPU: ask for backend='cuda', or give arrays that are there"
+        else:
+            reason = each.refuses(problem, pass_)
         # a name outweighs the default tolerance, not one that was asked for
         if reason is None and not (exact_name and tolerance is None) and each.name != "reference":
             error = each.error(problem, pass_)

@@ -35,7 +35,9 @@ class Row:
     workspace_bytes
         What a call takes beyond its arrays, its weight not prepared.
     error, error_limit
-        Measured, and what the algorithm states.
+        Measured, and what the algorithm states; with what rounding to float16 adds.
+    kernel_seconds, copy_seconds
+        Medians of what a call spends on the GPU, and on copies there and back; None on the CPU.
     """
 
     pass_: str
@@ -54,6 +56,8 @@ class Row:
     workspace_bytes: int | None = None
     error: float | None = None
     error_limit: float | None = None
+    kernel_seconds: float | None = None
+    copy_seconds: float | None = None
 
 
 @dataclass(frozen=True)

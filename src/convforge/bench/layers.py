@@ -37,7 +37,9 @@ class Layer:
         return None if names is None else np.concatenate([filters.named(each) for each in names])
 
 
-def named(name: str, batch: int | None = None, *, pools: bool = False) -> list[Layer]:
+def named(
+    name: str, batch: int | None = None, *, pools: bool = False, dimensions: tuple[int, ...] = (2,)
+) -> list[Layer]:
     """The convolutions of a suite, or one layer or problem.
 
     Parameters
@@ -48,6 +50,8 @@ def named(name: str, batch: int | None = None, *, pools: bool = False) -> list[L
         Images; 1 by default for suites, and what a problem string says.
     pools
         Whether a suite's pools come along.
+    dimensions
+        How many spatial axes there may be: the functions that are timed on the CPU are 2-D.
 
     Raises
     ------
@@ -55,7 +59,7 @@ def named(name: str, batch: int | None = None, *, pools: bool = False) -> list[L
         There is no such suite, layer or problem; or no images.
     """
     if name == "all":
-        return [layer for suite in models.suites() for layer in named(suite, batch, pools=pools)]
+        return [layer for suite in models.suites() for layer in named(suite, batch, pools=pools, dimensions=dimensions)]
     if name in models.suites():
         found = models.suite(name, 1 if batch is None else batch)
         layers = [Layer(f"{name}:{layer}", problem) for layer, problem in found.items()]
@@ -70,8 +74,9 @@ def named(name: str, batch: int | None = None, *, pools: bool = False) -> list[L
         layers = [Layer(name, problem if batch is None else replace(problem, n=batch))]
     if any(each.problem.n == 0 for each in layers):
         raise ValueError(f"{name} has no images: there is nothing to time")
-    if any(each.problem.ndim != 2 for each in layers):
-        raise ValueError(f"{name} is not 2-D: the functions that would be timed are")
+    if any(each.problem.ndim not in dimensions for each in layers):
+        allowed = " or ".join(f"{count}-D" for count in dimensions)
+        raise ValueError(f"{name} is not {allowed}: the functions that would be timed are")
     return layers
 
 

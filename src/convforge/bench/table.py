@@ -28,6 +28,14 @@ def render(comparison: Comparison, *, footnotes: bool = True) -> RenderableType:
         for row in ran
         if row.reason
     ]
+    parts += [
+        Text(
+            f"{row.pass_} {row.algorithm}/{row.backend}: {units.seconds(row.kernel_seconds)} on the GPU, "
+            f"{units.seconds(row.copy_seconds)} of copies there and back"
+        )
+        for row in ran
+        if row.kernel_seconds is not None and row.copy_seconds is not None
+    ]
     parts += [Text(line, style="dim") for line in _refusals(comparison.rows)]
     if footnotes:
         blank = [] if isinstance(parts[-1], Table) else [Text()]  # a table ends with a blank line of its own

@@ -10,9 +10,12 @@ import numpy as np
 
 from convforge.algorithms import reference
 from convforge.arrays import check_array
+from convforge.operands import operand_shapes
 from convforge.plan import Plan
 from convforge.problem import ConvProblem, Problem
 from convforge.registry import Algorithm
+from convforge.runtime.device_executor import DeviceExecutor
+from convforge.runtime.executor import OPERANDS
 
 _SEED = 20
 
@@ -32,7 +35,8 @@ def operands(
     rng = np.random.default_rng(_SEED)
 
     def normal(shape: tuple[int, ...]) -> np.ndarray:
-        return rng.standard_normal(shape, np.dtype(problem.dtype).type)
+        drawn = np.float64 if problem.dtype == "float64" else np.float32
+        return rng.standard_normal(shape, drawn).astype(problem.dtype, copy=False)
 
     if x is not None:
         _check_given("x", x, problem.input_shape, problem.dtype)
@@ -68,10 +72,13 @@ class Entry:
         One call, which writes into the trial's ``out``.
     workspace_bytes
         Bytes it takes beyond its arrays, at the present thread count.
+    split
+        On a GPU, a call that gives the seconds of its kernels and of its copies.
     """
 
     run: Callable[[], Any]
     workspace_bytes: int
+    split: Callable[[], tuple[float, float]] | None = None
 
 
 class Trial:
@@ -110,7 +117,20 @@ class Trial:
     def enter(self, algorithm: Algorithm, mode: str) -> Entry:
         """Plan and bind ``algorithm``; in mode "prepared" its weight is packed here, in "functional" in every call."""
         plan = Plan(self.problem, (self.pass_,), algorithm.name, algorithm.backend, mode=mode)
-        return Entry(self._call(plan, mode), plan.workspace_bytes)
+        return Entry(self._call(plan, mode), plan.workspace_bytes, self._split(algorithm, mode))
+
+    def _split(self, algorithm: Algorithm, mode: str) -> Callable[[], tuple[float, float]] | None:
+        executor = algorithm.executor(self.problem, self.pass_)
+        if not isinstance(executor, DeviceExecutor):
+            return None
+        shapes = operand_shapes(self.problem, self.pass_)
+        given = {**self._arrays, "out": self.out}
+        if self.pass_ == "forward" and "indices" in shapes:
+            given["indices"] = np.empty(*shapes["indices"])
+        weight = given.get("weight")
+        packed = None if weight is None or "weight" not in shapes or mode != "prepared" else executor.pack(weight)
+        operands = tuple(given.get(name) if name in shapes else None for name in OPERANDS)
+        return lambda: executor.times(operands, packed)
 
     def error(self, entry: Entry) -> float:
         """Run ``entry`` once into an ``out`` full of NaN; its relative error, NaN where it left any.

@@ -38,8 +38,9 @@ _NO_PEER = "none"
 @click.option("--threads", metavar="1|all|N", multiple=True, help="Threads, several times too  [default: 1 and all]")
 @click.option("--peer", "peers", metavar="NAME", multiple=True, help="Only torch, ncnn, ..., or none  [default: all]")
 @click.option(
-    "--backend", "backends", metavar="NAME", multiple=True, default=("auto",), help="A row for cython, numba."
-)
+    "--backend", "backends", metavar="NAME", multiple=True, default=("auto",),
+    help="A row for cython, numba; or cuda alone: the GPU against cuDNN through torch.",
+)  # fmt: skip
 @click.option("--regret", is_flag=True, help="Time every algorithm of ours, to see what auto missed.")
 @click.option("--tolerance", type=float, help="Error within which auto chooses  [default: 1e-5; float64: 1e-13]")
 @click.option(
@@ -71,10 +72,16 @@ def bench(
       convforge bench vgg16 --batch 8 --threads all --peer torch --peer onnxruntime
       convforge bench --random 50 --seed 3 --regret
       convforge bench resnet50 --compare before.json
+      convforge bench resnet50 vgg16 --batch 32 --backend cuda
       convforge bench --from now.json --compare before.json
     """  # noqa: D301 - click reads the \b
     old = None if old_path is None else _read(old_path)
     interrupted = False
+    if "cuda" in settings["backends"]:
+        if html_path or old_path or saved_path or len(settings["backends"]) > 1:
+            raise BadInput("--backend cuda goes alone, and without --html, --compare and --from")
+        _on_gpu(_layers(suites, settings, (1, 2)), settings, json_path)
+        return
     if saved_path is None:
         run = _prepare(suites, settings)
         if old is not None and (old.mode, old.pass_) != (settings["mode"], settings["pass_"]):
@@ -115,12 +122,56 @@ def _prepare(suites: tuple[str, ...], settings: dict[str, Any]) -> Run:
         return prepare(_layers(suites, settings), rules, _counts(settings["threads"]), wanted)
 
 
-def _layers(suites: tuple[str, ...], settings: dict[str, Any]) -> list[Layer]:
+def _on_gpu(layers: list[Layer], settings: dict[str, Any], json_path: str | None) -> None:
+    import json
+    from dataclasses import asdict
+
+    from convforge import registry
+    from convforge.bench import device
+    from convforge.runtime import gpu
+
+    missing = registry.backend_missing("cuda")
+    if missing is not None:
+        raise BadInput(f"--backend cuda needs a GPU: {missing}")
+    rows = []
+    with Progress() as progress, complaints(RuntimeError, MemoryError, ValueError):
+        peer, version = _gpu_peer(settings["peers"])
+        found = device.run(layers, (settings["pass_"],), gpu.current(), peer, tolerance=settings["tolerance"])
+        for row in found:
+            rows.append(row)
+            progress(row.layer, len(rows) / len(layers))
+    if json_path != "-":
+        click.echo(device.render(rows, gpu.current()))
+        click.echo(f"peer: {version}")
+    if json_path is not None:
+        data = {"gpu": asdict(gpu.current()), "peer": version, "rows": [asdict(row) for row in rows]}
+        write(json_path, json.dumps(data, indent=2))
+    if any(row.reason is not None and row.reason.startswith("wrong") for row in rows):
+        click.echo("a result of ours is wrong", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _gpu_peer(wanted: tuple[str, ...]) -> tuple[Any, str]:
+    """Torch with CUDA, or nobody: then only our own times are taken."""
+    from convforge.bench import device
+
+    if wanted == (_NO_PEER,):
+        return device.NoPeer(), "none"
+    try:
+        from convforge.bench.peers import cudnn
+    except ImportError as error:
+        return device.NoPeer(), f"none: {error}"
+    reason = cudnn.missing()
+    return (device.NoPeer(), f"none: {reason}") if reason else (cudnn.Cudnn(), cudnn.version())
+
+
+def _layers(suites: tuple[str, ...], settings: dict[str, Any], dimensions: tuple[int, ...] = (2,)) -> list[Layer]:
     from convforge.bench import layers
 
     if not suites and not settings["count"]:
         raise BadInput("name a SUITE such as resnet50, or ask for --random layers")
-    found = [each for name in suites for each in layers.named(name, settings["batch"], pools=settings["pools"])]
+    options = {"pools": settings["pools"], "dimensions": dimensions}
+    found = [each for name in suites for each in layers.named(name, settings["batch"], **options)]
     if settings["count"]:
         found += layers.drawn(settings["count"], settings["seed"], settings["batch"])
     return layers.unique(found)

@@ -11,7 +11,9 @@ import click
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(as_json: bool) -> None:
-    """Show the machine, the instruction set in use, threads, backends, and where compiled kernels are kept."""
+    """Show the machine, the instruction set in use, threads, backends, GPUs, and where compiled kernels are kept."""
+    from convforge.config import gpu_lines
+
     found = _collect()
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -30,6 +32,8 @@ def info(as_json: bool) -> None:
     ]
     for name, text in lines:
         click.echo(f"{name:10} {text}")
+    for line in gpu_lines(found["gpus"]):
+        click.echo(line)
 
 
 def _collect() -> dict[str, Any]:

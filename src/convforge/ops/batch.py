@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from convforge import checks
+from convforge.device_arrays import DeviceArray
 
 
 def add_batch(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
@@ -45,7 +46,7 @@ def batched_shape(name: str, shape: Any, ndim: int) -> tuple[int, ...]:
 
 def batched_out(out: Any, single: bool) -> Any:
     """``out`` with a batch axis where the input is a single image; its checks come later."""
-    return out[None] if single and isinstance(out, np.ndarray) else out
+    return out[None] if single and isinstance(out, (np.ndarray, DeviceArray)) else out
 
 
 def unbatched(result: np.ndarray, single: bool, out: np.ndarray | None = None) -> np.ndarray:

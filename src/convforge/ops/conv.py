@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from convforge import device_call
 from convforge.arguments import conv_problem
 from convforge.arrays import check_array, check_types, dtype_name
 from convforge.ops.batch import add_batch, batched_out, batched_shape, unbatched
+from convforge.ops.device import takes_device_arrays
 from convforge.plan import cached_plan
 
 Size = int | tuple[int, ...]
 Padding = int | tuple[int, ...] | tuple[tuple[int, int], ...] | str
 
 
+@takes_device_arrays
 def conv2d(
     x: np.ndarray,
     weight: np.ndarray,
@@ -26,6 +31,7 @@ def conv2d(
     backend: str = "auto",
     tolerance: float | None = None,
     out: np.ndarray | None = None,
+    stream: Any = None,
 ) -> np.ndarray:
     """2-D convolution of a batch of images.
 
@@ -36,7 +42,9 @@ def conv2d(
     Parameters
     ----------
     x
-        Images of shape (n, c, ih, iw), or one of shape (c, ih, iw); float32 or float64, any strides. n may be 0.
+        Images of shape (n, c, ih, iw), or one of shape (c, ih, iw); float32 or float64, any strides. n may be 0. An
+        array on a GPU (torch, CuPy, Numba; anything with ``__cuda_array_interface__`` or DLPack) is convolved there,
+        and so must all others be; float16 is taken there too.
     weight
         Filters of shape (k, c / groups, kh, kw).
     bias
@@ -49,17 +57,21 @@ def conv2d(
     groups
         Divides c and k; group g of the outputs sees group g of the inputs. ``groups=c`` is a depthwise convolution.
     algorithm, backend
-        "auto", or names that :func:`convforge.algorithms` lists.
+        "auto", or names that :func:`convforge.algorithms` lists. The backend "cuda" copies NumPy arrays to the GPU and
+        back; "auto" never does, and is "cuda" for arrays that are there.
     tolerance
         Largest error, norm(y - exact) / norm(exact) on standard-normal data before the bias, that "auto" admits;
         None is 1e-5 for float32 and 1e-13 for float64.
     out
         Array of the result's shape and dtype to write into; it must not overlap an input.
+    stream
+        With the backend "cuda", the stream to work on: torch's, CuPy's, Numba's or an address. None is the one that the
+        arrays' library works on now. Results on a GPU are not waited for.
 
     Returns
     -------
     ndarray
-        Of shape (n, k, oh, ow), or (k, oh, ow) for one image; ``out`` if it was given.
+        Of shape (n, k, oh, ow), or (k, oh, ow) for one image; ``out`` if it was given; of the type of ``x``.
 
     Raises
     ------
@@ -83,9 +95,10 @@ def conv2d(
     )
     plan = cached_plan(problem, "forward", algorithm, backend, tolerance)
     single = images is not x
-    return unbatched(plan(images, weight, bias, out=batched_out(out, single)), single, out)
+    return unbatched(plan(images, weight, bias, out=batched_out(out, single), stream=stream), single, out)
 
 
+@takes_device_arrays
 def conv2d_grad_input(
     input_shape: tuple[int, ...],
     weight: np.ndarray,
@@ -99,6 +112,7 @@ def conv2d_grad_input(
     backend: str = "auto",
     tolerance: float | None = None,
     out: np.ndarray | None = None,
+    stream: Any = None,
 ) -> np.ndarray:
     """Gradient of :func:`conv2d` by its input.
 
@@ -110,7 +124,7 @@ def conv2d_grad_input(
         The filters, of shape (k, c / groups, kh, kw).
     grad_output
         Gradient by the output, of the output's shape.
-    stride, padding, dilation, groups, algorithm, backend, tolerance
+    stride, padding, dilation, groups, algorithm, backend, tolerance, stream
         As for :func:`conv2d`.
     out
         Array of shape ``input_shape`` to write into.
@@ -134,9 +148,10 @@ def conv2d_grad_input(
     check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
     gradient = grad_output[None] if single else grad_output
     plan = cached_plan(problem, "grad_input", algorithm, backend, tolerance)
-    return unbatched(plan.grad_input(gradient, weight, out=batched_out(out, single)), single, out)
+    return unbatched(plan.grad_input(gradient, weight, out=batched_out(out, single), stream=stream), single, out)
 
 
+@takes_device_arrays
 def conv2d_grad_weight(
     x: np.ndarray,
     weight_shape: tuple[int, ...],
@@ -150,6 +165,7 @@ def conv2d_grad_weight(
     backend: str = "auto",
     tolerance: float | None = None,
     out: np.ndarray | None = None,
+    stream: Any = None,
 ) -> np.ndarray:
     """Gradient of :func:`conv2d` by its weight, summed over the batch.
 
@@ -161,7 +177,7 @@ def conv2d_grad_weight(
         Shape of the weight, (k, c / groups, kh, kw).
     grad_output
         Gradient by the output, of the output's shape.
-    stride, padding, dilation, groups, algorithm, backend, tolerance
+    stride, padding, dilation, groups, algorithm, backend, tolerance, stream
         As for :func:`conv2d`.
     out
         Array of shape ``weight_shape`` to write into.
@@ -184,9 +200,10 @@ def conv2d_grad_weight(
     single = images is not x
     check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
     plan = cached_plan(problem, "grad_weight", algorithm, backend, tolerance)
-    return plan.grad_weight(images, grad_output[None] if single else grad_output, out=out)
+    return plan.grad_weight(images, grad_output[None] if single else grad_output, out=out, stream=stream)
 
 
+@takes_device_arrays
 def conv2d_backward(
     grad_output: np.ndarray,
     x: np.ndarray,
@@ -200,6 +217,7 @@ def conv2d_backward(
     algorithm: str = "auto",
     backend: str = "auto",
     tolerance: float | None = None,
+    stream: Any = None,
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """All gradients of :func:`conv2d`.
 
@@ -209,7 +227,7 @@ def conv2d_backward(
         Gradient by the output, of the output's shape.
     x, weight
         The input and the filters of the forward pass.
-    stride, padding, dilation, groups, algorithm, backend, tolerance
+    stride, padding, dilation, groups, algorithm, backend, tolerance, stream
         As for :func:`conv2d`; a named algorithm does both array gradients.
     needs
         Which of the gradients by input, weight and bias are wanted.
@@ -236,10 +254,10 @@ def conv2d_backward(
     grad_input = grad_weight = grad_bias = None
     if needs[0]:
         plan = cached_plan(problem, "grad_input", algorithm, backend, tolerance)
-        grad_input = unbatched(plan.grad_input(gradient, weight), single)
+        grad_input = unbatched(plan.grad_input(gradient, weight, stream=stream), single)
     if needs[1]:
         plan = cached_plan(problem, "grad_weight", algorithm, backend, tolerance)
-        grad_weight = plan.grad_weight(images, gradient)
+        grad_weight = plan.grad_weight(images, gradient, stream=stream)
     if needs[2]:
-        grad_bias = gradient.sum(axis=(0, 2, 3), dtype=np.float64).astype(problem.dtype)
+        grad_bias = device_call.bias_gradient(gradient, stream)
     return grad_input, grad_weight, grad_bias

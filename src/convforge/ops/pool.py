@@ -9,6 +9,7 @@ import numpy as np
 from convforge.arguments import pool_problem
 from convforge.arrays import check_array, check_types, dtype_name
 from convforge.ops.batch import add_batch, batched_out, batched_shape, unbatched
+from convforge.ops.device import takes_device_arrays
 from convforge.plan import cached_plan
 from convforge.problem import PoolProblem
 
@@ -16,6 +17,7 @@ Size = int | tuple[int, ...]
 Padding = int | tuple[int, ...] | tuple[tuple[int, int], ...]
 
 
+@takes_device_arrays
 def max_pool2d(
     x: np.ndarray,
     kernel_size: Size,
@@ -28,6 +30,7 @@ def max_pool2d(
     algorithm: str = "auto",
     backend: str = "auto",
     out: np.ndarray | None = None,
+    stream: Any = None,
 ) -> Any:
     """Maximum over windows of each channel's plane, as ``torch.nn.functional.max_pool2d``.
 
@@ -48,6 +51,8 @@ def max_pool2d(
         "auto", or names that :func:`convforge.algorithms` lists.
     out
         Array of the result's shape and dtype to write into; it must not overlap ``x``.
+    stream
+        For arrays on a GPU and the backend "cuda", as for :func:`convforge.conv2d`.
 
     Returns
     -------
@@ -76,13 +81,14 @@ def max_pool2d(
         "max", images.shape, dtype_name(x), kernel_size, stride, padding, dilation, ceil_mode=ceil_mode,
         indices=return_indices,
     )  # fmt: skip
-    result = cached_plan(problem, "forward", algorithm, backend)(images, out=batched_out(out, single))
+    result = cached_plan(problem, "forward", algorithm, backend)(images, out=batched_out(out, single), stream=stream)
     if not return_indices:
         return unbatched(result, single, out)
     maxima, indices = result
     return unbatched(maxima, single, out), unbatched(indices, single)
 
 
+@takes_device_arrays
 def max_pool2d_backward(
     grad_output: np.ndarray,
     indices: np.ndarray,
@@ -90,6 +96,7 @@ def max_pool2d_backward(
     *,
     backend: str = "auto",
     out: np.ndarray | None = None,
+    stream: Any = None,
 ) -> np.ndarray:
     """Gradient of :func:`max_pool2d` by its input: each output's gradient goes to where its maximum was.
 
@@ -105,6 +112,8 @@ def max_pool2d_backward(
         "auto", or a backend that :func:`convforge.algorithms` lists.
     out
         Array of shape ``input_shape`` to write into.
+    stream
+        As for :func:`convforge.conv2d`.
 
     Returns
     -------
@@ -129,7 +138,7 @@ def max_pool2d_backward(
     problem = _max_pool_between(shape, gradient.shape, dtype_name(grad_output))
     positions = indices[None] if single else indices
     plan = cached_plan(problem, "grad_input", "auto", backend)
-    result = plan.grad_input(gradient, indices=positions, out=batched_out(out, single))
+    result = plan.grad_input(gradient, indices=positions, out=batched_out(out, single), stream=stream)
     return unbatched(result, single, out)
 
 
@@ -153,6 +162,7 @@ def _max_pool_between(input_shape: tuple[int, ...], output_shape: tuple[int, ...
     return pool_problem("max", input_shape, dtype, *sizes, name="input_shape")
 
 
+@takes_device_arrays
 def avg_pool2d(
     x: np.ndarray,
     kernel_size: Size,
@@ -165,6 +175,7 @@ def avg_pool2d(
     algorithm: str = "auto",
     backend: str = "auto",
     out: np.ndarray | None = None,
+    stream: Any = None,
 ) -> np.ndarray:
     """Mean over windows of each channel's plane, as ``torch.nn.functional.avg_pool2d``.
 
@@ -187,6 +198,8 @@ def avg_pool2d(
         "auto", or names that :func:`convforge.algorithms` lists.
     out
         Array of the result's shape and dtype to write into; it must not overlap ``x``.
+    stream
+        For arrays on a GPU and the backend "cuda", as for :func:`convforge.conv2d`.
 
     Returns
     -------
@@ -215,9 +228,10 @@ def avg_pool2d(
         count_include_pad=count_include_pad, divisor_override=divisor_override,
     )  # fmt: skip
     plan = cached_plan(problem, "forward", algorithm, backend)
-    return unbatched(plan(images, out=batched_out(out, single)), single, out)
+    return unbatched(plan(images, out=batched_out(out, single), stream=stream), single, out)
 
 
+@takes_device_arrays
 def avg_pool2d_backward(
     grad_output: np.ndarray,
     input_shape: tuple[int, ...],
@@ -231,6 +245,7 @@ def avg_pool2d_backward(
     algorithm: str = "auto",
     backend: str = "auto",
     out: np.ndarray | None = None,
+    stream: Any = None,
 ) -> np.ndarray:
     """Gradient of :func:`avg_pool2d` by its input.
 
@@ -244,6 +259,8 @@ def avg_pool2d_backward(
         As for :func:`avg_pool2d`.
     out
         Array of shape ``input_shape`` to write into.
+    stream
+        As for :func:`convforge.conv2d`.
 
     Returns
     -------
@@ -265,4 +282,4 @@ def avg_pool2d_backward(
     check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
     plan = cached_plan(problem, "grad_input", algorithm, backend)
     gradient = grad_output[None] if single else grad_output
-    return unbatched(plan.grad_input(gradient, out=batched_out(out, single)), single, out)
+    return unbatched(plan.grad_input(gradient, out=batched_out(out, single), stream=stream), single, out)
