@@ -85,13 +85,17 @@ _CALL_SECONDS = 2e-6
 
 
 def _error(problem: Problem, pass_: str) -> float:
-    """Rounding of one chain of additions as a random walk, of one chain a lane and part for the weight gradient."""
+    """Rounding of one chain of additions as a random walk, of one chain a lane and part for the weight gradient.
+
+    Factors of a separable kernel differ from its weights by a few eps at most, which is counted for all that may be so.
+    """
     assert isinstance(problem, ConvProblem)
     if pass_ == "grad_weight":
         length = problem.n * prod(problem.output)
     else:
         length = prod(problem.kernel) * (1 if pass_ == "forward" else problem.k // problem.groups)
-    return float(np.finfo(problem.dtype).eps) * (1 + 0.5 * sqrt(length))
+    factored = pass_ != "grad_weight" and min(problem.kernel) >= _LEAST_FACTOR
+    return float(np.finfo(problem.dtype).eps) * (1 + 0.5 * sqrt(length) + (0.5 if factored else 0))
 
 
 def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Program:

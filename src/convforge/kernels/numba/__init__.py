@@ -20,7 +20,7 @@ MODULES = {
     "fill_zero": "weights",
     "im2col_forward": "im2col",
     "im2col_pixels": "im2col",
-    "im2col_grad_weight": "im2col",
+    "im2col_grad_weight": "im2col_grad",
     "direct_forward": "direct",
     "direct_grad_weight": "direct",
     "pack_depthwise": "depthwise_pack",

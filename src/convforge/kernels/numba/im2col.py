@@ -1,189 +1,18 @@
-"""Convolution as a matrix product whose right-hand side, the lowered input, only ever exists as small panels.
-
-A row of the lowered input is one tap ``(c * kh + i) * kw + j`` of the kernel, a column one output pixel
-``h * ow + w``: it holds ``x[c, h * sh - ph + i * dh, w * sw - pw + j * dw]``, or 0 outside of x.
-"""
+"""Convolution as a matrix product whose right-hand side, the lowered input, only ever exists as small panels."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
-from convforge.kernels.numba.gemm import dot_products, dot_tile_rows, gemm_copying, gemm_rows, transposed
+from convforge.kernels.numba.gemm import gemm_copying, gemm_rows, transposed
 from convforge.kernels.numba.generate import define
+from convforge.kernels.numba.im2col_source import taps_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convforge.kernels.numba.translate import Inner, Target
-
-
-def _lower(target: Target) -> Inner:
-    """Make ``lower(x, x_c, x_h, ih, iw, ow, kh, kw, sh, sw, ph, pw, dh, dw, first, last, pixel, count, panel, width)``.
-
-    panel[last - first][width] = rows ``first`` to ``last`` of the lowered input, its columns from ``pixel`` on.
-    Columns from ``count`` to ``width`` get any numbers.
-    """
-    v = target.v
-    lanes = v.lanes
-
-    @target.jit
-    def channels(x, x_c, step, lo, hi, times, to, to_row, room):
-        # lanes past the run are written too, as far as there is room: the next run overwrites them
-        for _ in range(times):
-            pixels = v.load_strided(x, step, lo, hi)
-            if room >= lanes:
-                v.store(to, 0, pixels)
-            else:
-                v.store_partial(to, pixels, room)
-            x = v.advance(x, x_c)
-            to = v.advance(to, to_row)
-
-    @target.call
-    def lower(x, x_c, x_h, ih, iw, ow, kh, kw, sh, sw, ph, pw, dh, dw, first, last, pixel, count, panel, width):
-        taps = kh * kw
-        first_c, last_c = first // taps, last // taps
-        first_tap, last_tap = first - first_c * taps, last - last_c * taps
-        row = pixel // ow
-        column = pixel - row * ow
-        lane = 0
-        while lane < count:
-            run = min(min(ow - column, count - lane), lanes)
-            for i in range(kh):
-                h = row * sh - ph + i * dh
-                for j in range(kw):
-                    w = column * sw - pw + j * dw
-                    lo = 0 if w >= 0 else (sw - 1 - w) // sw
-                    hi = min(run, (iw - w + sw - 1) // sw) if h >= 0 and h < ih and w < iw else 0
-                    tap = i * kw + j
-                    c = first_c + (1 if tap < first_tap else 0)
-                    times = last_c + (1 if tap < last_tap else 0) - c
-                    source = v.advance(x, c * x_c + h * x_h + w)
-                    to = v.advance(panel, (c * taps + tap - first) * width + lane)
-                    if sw == 1:
-                        channels(source, x_c, 1, lo, hi, times, to, taps * width, width - lane)
-                    elif sw == 2:
-                        channels(source, x_c, 2, lo, hi, times, to, taps * width, width - lane)
-                    else:
-                        channels(source, x_c, sw, lo, hi, times, to, taps * width, width - lane)
-            lane += run
-            column += run
-            if column == ow:
-                column = 0
-                row += 1
-
-    return lower
-
-
-def _stripes(target: Target) -> tuple[Inner, Inner, Inner]:
-    """Make ``aim``, ``read_channel`` and ``list_taps``: where the taps of some output pixels are read.
-
-    That is in x itself, if it is ``inside``, or in a stripe: the input under the pixels, padded with zeros, its columns
-    split by their phase within a stride, so that what neighbouring pixels read for one tap lies in one piece. A stripe
-    holds one channel. It has ``rows`` rows of ``phases`` pieces of ``pitch`` elements; the first is row ``top`` of x
-    from column ``left`` on, the next ones are ``row_step`` rows of x apart.
-
-    ``aim(ow, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, phases, row_step, pixel, count)`` is (top, left, rows, pitch,
-    inside). ``read_channel(inside, sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)`` fills the
-    stripe where it is needed, and is what the places of taps and pixels are relative to. ``list_taps(kh, kw, dh, dw,
-    row, phase, step, offsets)`` lists where a pixel reads each tap of a channel relative to its first one, given the
-    distance of rows (of x), of phases, and of the columns of a phase.
-    """
-    v, lanes = target.v, target.lanes
-
-    @target.call
-    def aim(ow, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, phases, row_step, pixel, count):
-        h = pixel // ow
-        w = pixel - h * ow
-        last_h = (pixel + count - 1) // ow
-        width = count if h == last_h else ow
-        reach_h = (last_h - h) * sh + (kh - 1) * dh
-        reach_w = (width - 1) * sw + (kw - 1) * dw
-        top = h * sh - ph
-        left = (w if h == last_h else 0) * sw - pw
-        pitch = width + (kw - 1) * dw // sw
-        if phases > 1:
-            pitch = (pitch + lanes - 1) // lanes * lanes
-        inside = sw == 1 and top >= 0 and top + reach_h < ih and left >= 0 and left + reach_w < iw
-        return top, left, reach_h // row_step + 1, pitch, inside
-
-    def make(stride: int) -> Inner:
-        @target.jit
-        def load(whole, row, lo, hi):
-            return v.load(row, 0) if whole else v.load_window(row, lo, hi)
-
-        @target.jit
-        def fill_piece(whole, row, lo, hi, sw, phases, pitch, room, to):
-            if stride == 1:
-                v.store_partial(to, load(whole, row, lo, hi), room)
-            elif stride == 2:
-                a = load(whole, row, lo, hi)
-                b = load(whole, v.advance(row, lanes), lo - lanes, hi - lanes)
-                v.store_partial(to, v.even(a, b), room)
-                if phases > 1:
-                    v.store(to, pitch, v.odd(a, b))
-            elif stride == 4 and phases > 1:
-                a = load(whole, row, lo, hi)
-                b = load(whole, v.advance(row, lanes), lo - lanes, hi - lanes)
-                c = load(whole, v.advance(row, 2 * lanes), lo - 2 * lanes, hi - 2 * lanes)
-                d = load(whole, v.advance(row, 3 * lanes), lo - 3 * lanes, hi - 3 * lanes)
-                ab, cd = v.even(a, b), v.even(c, d)
-                v.store(to, 0, v.even(ab, cd))
-                v.store(to, 2 * pitch, v.odd(ab, cd))
-                ab, cd = v.odd(a, b), v.odd(c, d)
-                v.store(to, pitch, v.even(ab, cd))
-                v.store(to, 3 * pitch, v.odd(ab, cd))
-            else:
-                for q in range(phases):
-                    pixels = v.load_strided(v.advance(row, q), sw, (lo - q + sw - 1) // sw, (hi - q + sw - 1) // sw)
-                    v.store_partial(v.advance(to, q * pitch), pixels, room)
-
-        @target.call
-        def fill_rows(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, to):
-            for r in range(rows):
-                h = top + r * row_step
-                row = v.advance(x, h * x_h)
-                for t in range(0, pitch, lanes):
-                    column = left + t * sw
-                    piece = v.advance(to, t)
-                    if h < 0 or h >= ih:
-                        for q in range(phases):
-                            v.store_partial(v.advance(piece, q * pitch), v.zero(), pitch - t)
-                    elif column >= 0 and column + sw * lanes <= iw:
-                        fill_piece(True, v.advance(row, column), 0, sw * lanes, sw, phases, pitch, pitch - t, piece)
-                    else:
-                        lo, hi = -column, iw - column
-                        fill_piece(False, v.advance(row, column), lo, hi, sw, phases, pitch, pitch - t, piece)
-                to = v.advance(to, phases * pitch)
-
-        return fill_rows
-
-    fill1, fill2, fill4, fill_any = make(1), make(2), make(4), make(0)
-
-    @target.jit
-    def read_channel(inside, sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe):
-        source = stripe
-        if inside:
-            source = v.advance(x, top * x_h + left)
-        elif sw == 1:
-            fill1(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
-        elif sw == 2:
-            fill2(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
-        elif sw == 4 and phases > 1:
-            fill4(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
-        else:
-            fill_any(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
-        return source
-
-    @target.call
-    def list_taps(kh, kw, dh, dw, row, phase, step, offsets):
-        for j in range(kw):
-            column = j * dw // step
-            at = (j * dw - column * step) * phase + column
-            for i in range(kh):
-                offsets[i * kw + j] = i * dh * row + at
-
-    return aim, read_channel, list_taps
 
 
 def _scatter(target: Target) -> Inner:
@@ -218,7 +47,7 @@ def im2col_forward(target: Target) -> Callable[..., None]:
     tile_columns = lanes * target.vectors
     most = target.vectors
     f = abi.fields("im2col_forward")
-    (aim, read_channel, list_taps), scatter = _stripes(target), _scatter(target)
+    (aim, read_channel, list_taps), scatter = taps_source(target), _scatter(target)
     gemm, copying_gemm = gemm_rows(target), gemm_copying(target)
 
     @target.call
@@ -392,7 +221,7 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
     width = lanes * target.vectors
     most_vectors = target.vectors
     f = abi.fields("im2col_pixels")
-    (aim, read_channel, list_taps), gemm, scatter = _stripes(target), gemm_rows(target), _scatter(target)
+    (aim, read_channel, list_taps), gemm, scatter = taps_source(target), gemm_rows(target), _scatter(target)
 
     names = [f"row{i}" for i in range(lanes)]
     lines = ["def store_block(sums, bias, to, step, rows, n):"]
@@ -527,73 +356,5 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
                             block_sums, channels, to, out_k, args[f.out_h], args[f.out_w], ow, pixel + row,
                             min(count - row, lanes), False,
                         )  # fmt: skip
-
-    return kernel
-
-
-def im2col_grad_weight(target: Target) -> Callable[..., None]:
-    """Dot products of grad_output's rows with rows of the lowered input, a panel of pixels at a time."""
-    v = target.v
-    copy_rows = dot_tile_rows(target)
-    f = abi.fields("im2col_grad_weight")
-    lower, products = _lower(target), dot_products(target)
-
-    @target.call
-    def copy(y, y_k, y_h, ow, rows, pixel, count, copied, width):
-        # pixels in one piece, of a grad_output whose rows are apart
-        for row in range(rows):
-            h = pixel // ow
-            w = pixel - h * ow
-            for i in range(count):
-                copied[row * width + i] = y[row * y_k + h * y_h + w]
-                w += 1
-                if w == ow:
-                    w = 0
-                    h += 1
-
-    def kernel(args, scratch, begin, end):
-        g, c, k, oh, ow = args[f.g], args[f.c], args[f.k], args[f.oh], args[f.ow]
-        ih, iw, kh, kw, sh, sw = args[f.ih], args[f.iw], args[f.kh], args[f.kw], args[f.sh], args[f.sw]
-        ph, pw, dh, dw = args[f.ph], args[f.pw], args[f.dh], args[f.dw]
-        x_c, x_h, y_k, y_h = args[f.x_c], args[f.x_h], args[f.y_k], args[f.y_h]
-        parts, width = args[f.parts], args[f.panel]
-        taps, pixels = c * kh * kw, oh * ow
-        panels = (pixels + width - 1) // width
-        pairs = args[f.n] * panels
-        blocks = (taps + args[f.columns] - 1) // args[f.columns]
-        flat = y_h == ow or oh == 1
-        row_pixels = ow
-        if kh * kw * sh * sw == 1 and ph == 0 and pw == 0 and ih == oh and iw == ow and x_h == iw:
-            ih, iw, row_pixels = 1, ih * iw, pixels
-        # scratch: lowered[columns][panel], rows of grad_output [rows of a dot tile][panel]
-        lowered = v.pointer(scratch)
-        copied = v.advance(lowered, args[f.columns] * width)
-        for item in range(begin, end):
-            part_group = item // blocks
-            first = (item - part_group * blocks) * args[f.columns]
-            part = part_group // g
-            group = part_group - part * g
-            columns = min(args[f.columns], taps - first)
-            sums = v.advance(v.pointer(args[f.partial]), part_group * k * taps + first)
-            for row in range(k):
-                for i in range(columns):
-                    sums[row * taps + i] = 0
-            for pair in range(pairs * part // parts, pairs * (part + 1) // parts):
-                image = pair // panels
-                pixel = (pair - image * panels) * width
-                count = min(width, pixels - pixel)
-                x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + group * c * x_c)
-                y = v.advance(v.pointer(args[f.y]), image * args[f.y_n] + group * k * y_k)
-                lower(
-                    x, x_c, x_h, ih, iw, row_pixels, kh, kw, sh, sw, ph, pw, dh, dw, first, first + columns, pixel,
-                    count, lowered, width,
-                )  # fmt: skip
-                if flat:
-                    products(count, v.advance(y, pixel), y_k, lowered, width, sums, taps, k, columns)
-                    continue
-                for row in range(0, k, copy_rows):
-                    rows = min(copy_rows, k - row)
-                    copy(v.advance(y, row * y_k), y_k, y_h, ow, rows, pixel, count, copied, width)
-                    products(count, copied, width, lowered, width, v.advance(sums, row * taps), taps, rows, columns)
 
     return kernel
