@@ -9,7 +9,11 @@ from . import gpu_resources
 RECORD = json.loads(gpu_resources.RECORD.read_text())
 LAUNCHES = {} if gpu_resources.missing() else gpu_resources.launches()
 
-pytestmark = pytest.mark.skipif(bool(gpu_resources.missing()), reason=str(gpu_resources.missing()))
+pytestmark = [
+    pytest.mark.skipif(bool(gpu_resources.missing()), reason=str(gpu_resources.missing())),
+    # one worker of xdist, for each would compile all kernels
+    pytest.mark.xdist_group("gpu_resources"),
+]
 
 
 @pytest.fixture(scope="module")

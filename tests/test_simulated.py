@@ -9,6 +9,9 @@ import pytest
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: pip install 'convforge[test]'")
 
+# one worker of xdist, for each would start all processes
+pytestmark = pytest.mark.xdist_group("simulated")
+
 MODULES = sorted(Path(__file__).parent.glob("simulated/test_*.py"))
 
 
