@@ -9,16 +9,7 @@ from . import gpu_resources
 RECORD = json.loads(gpu_resources.RECORD.read_text())
 LAUNCHES = {} if gpu_resources.missing() else gpu_resources.launches()
 
-pytestmark = [
-    pytest.mark.skipif(bool(gpu_resources.missing()), reason=str(gpu_resources.missing())),
-    # one worker of xdist, for each would compile all kernels
-    pytest.mark.xdist_group("gpu_resources"),
-]
-
-
-@pytest.fixture(scope="module")
-def found():
-    return gpu_resources.table()
+pytestmark = pytest.mark.skipif(bool(gpu_resources.missing()), reason=str(gpu_resources.missing()))
 
 
 def test_the_record_names_every_kernel():
@@ -38,14 +29,15 @@ def test_every_factory_is_compiled():
     assert factories == compiled
 
 
-@pytest.mark.parametrize("name", LAUNCHES)
-def test_resources(name, found):
-    for capability, (registers, shared, stack, spills) in found["kernels"][name].items():
-        assert (stack, spills) == (0, 0), capability
-        recorded = RECORD["kernels"][name][capability]
-        if found["toolkit"] == RECORD["toolkit"]:
-            again = f"{capability}: if that is meant, run python -m tests.gpu_resources"
-            assert [registers, shared, stack, spills] == recorded, again
-        else:
-            assert shared == recorded[1], capability
-            assert registers <= recorded[0] + 16, capability
+def test_resources():
+    found = gpu_resources.table()
+    for name in LAUNCHES:
+        for capability, (registers, shared, stack, spills) in found["kernels"][name].items():
+            assert (stack, spills) == (0, 0), (name, capability)
+            recorded = RECORD["kernels"][name][capability]
+            if found["toolkit"] == RECORD["toolkit"]:
+                again = f"{name}, {capability}: if that is meant, run python -m tests.gpu_resources"
+                assert [registers, shared, stack, spills] == recorded, again
+            else:
+                assert shared == recorded[1], (name, capability)
+                assert registers <= recorded[0] + 16, (name, capability)
