@@ -207,8 +207,8 @@ def test_the_default_tolerance_admits_the_large_tiles():
 def test_bits_do_not_depend_on_how_the_tiles_are_cut(kernel, text, pass_, rng, monkeypatch):
     """Fused or in two stages, whatever the blocks: the same sums in the same order."""
     problem = cf.parse(text)
-    if kernel.refuses(problem, pass_):
-        pytest.skip("not available here")
+    if reason := kernel.refuses(problem, pass_):
+        pytest.skip(reason)
     m = int(kernel.name[-1])
     arrays = calls.arrays_for(problem, rng)
     expected = calls.run(kernel, problem, pass_, {**arrays, "bias": None})
@@ -229,8 +229,8 @@ def test_bits_do_not_depend_on_how_the_tiles_are_cut(kernel, text, pass_, rng, m
 def test_bits_do_not_depend_on_when_weights_are_transformed(kernel, pass_, rng):
     """Beforehand, or a block of output channels at a time just before its products."""
     problem = cf.parse("n1c259k310i9x9f3x3p1")
-    if kernel.refuses(problem, pass_):
-        pytest.skip("not available here")
+    if reason := kernel.refuses(problem, pass_):
+        pytest.skip(reason)
     here = machine()
     program = kernel.policy.program(problem, pass_, here.tile(problem.dtype), here)
     assert program.unprepared
@@ -246,8 +246,8 @@ def test_bits_do_not_depend_on_when_weights_are_transformed(kernel, pass_, rng):
 def test_non_finite_outputs_leave_the_others_alone(kernel, rng):
     """Tiles around a NaN are repaired output by output; what the NaN does not reach keeps its value."""
     problem = cf.parse("n2c3k5i17x23f3x3p1")
-    if kernel.refuses(problem, "forward"):
-        pytest.skip("not available here")
+    if reason := kernel.refuses(problem, "forward"):
+        pytest.skip(reason)
     arrays = {**calls.arrays_for(problem, rng), "bias": None}
     clean = calls.run(kernel, problem, "forward", arrays)
     arrays["x"][1, 2, 8, 11] = np.nan

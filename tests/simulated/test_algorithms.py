@@ -60,8 +60,8 @@ BIASED = [p for p in PROBLEMS if isinstance(p, ConvProblem) and p.bias and p.dty
 @pytest.mark.parametrize("problem", BIASED, ids=str)
 @pytest.mark.parametrize("algorithm", [each for each in ON_GPU if "conv" in each.policy.kinds], ids=str)
 def test_bias_is_added(algorithm, problem, rng):
-    if algorithm.refuses(problem, "forward"):
-        pytest.skip("refused")
+    if reason := algorithm.refuses(problem, "forward"):
+        pytest.skip(reason)
     arrays = calls.arrays_for(problem, rng, integers=True)
     expected = calls.exact(problem, "forward", arrays)
     y = calls.run(algorithm, problem, "forward", arrays)
