@@ -17,7 +17,7 @@ from convforge.runtime.machine import machine
 from . import calls
 from .guard import at_page_end, at_page_start
 
-COMPILED = [each for each in ALGORITHMS if each.name != "reference"]
+COMPILED = [each for each in ALGORITHMS if each.backend not in ("numpy", "cuda")]
 PROBLEMS = [
     "n1c3k5i7x9f3x3p1", "n2c8k24i14x14f3x3p1", "n1c5k7i13x50f3x3p1", "n1c3k9i15x21f5x5s2p2", "n1c16k16i9x33f3x3p1g16",
     "n1c4k4i17x35f5x5s2p2g4", "n2c7k50i5x5f1x1", "n1c6k8i16x16f3x3s2", "n1c2k3i40x3f3x1p1x0", "n1c4k8i12x14f3x3d2",

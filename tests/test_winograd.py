@@ -17,7 +17,7 @@ from convforge.runtime.machine import machine
 
 from . import calls
 
-KERNELS = [each for each in ALGORITHMS if each.name.startswith("winograd")]
+KERNELS = [each for each in ALGORITHMS if each.name.startswith("winograd") and each.backend != "cuda"]
 SIZES = [*product(range(1, 9), range(1, 6)), (12, 3)]
 FAMILY = [transforms(m, 3) for m in policy.TILES]
 LANES = (2, 4, 8, 16)
