@@ -1,12 +1,17 @@
-"""Direct convolution: every output is summed in place from the input, in registers, with no memory of its own.
+"""Direct convolution: every output is summed in registers, straight from the input under a band of output pixels.
 
 A tile is ``rows`` output channels times ``vectors`` segments, each of ``lanes`` neighbouring pixels of an output row:
-it loads shifted windows of the input and broadcasts weights. It serves every stride, dilation and group; maps
-narrower than a segment waste lanes. The weight gradient is dot products along the output rows.
+it loads shifted windows of the input and broadcasts weights. Where a band reaches beyond the input, or the kernel steps
+over columns, its part of the input is copied first, padded and with its columns split by their phase within a stride;
+else it is read in place. Maps narrower than a segment waste lanes. The weight gradient is dot products along the output
+rows.
+
+Memory beyond the arrays: a worker takes half the second cache, or one row of segments of every channel.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod, sqrt
 from typing import TYPE_CHECKING
 
@@ -39,7 +44,12 @@ if TYPE_CHECKING:
     from convforge.runtime.machine import Machine, Tile
 
 _PASSES = ("forward", "grad_input", "grad_weight")
-# enough items to share out among the cores of any machine, whatever their number
+#: Rows and vectors of columns that a band is not cut below for its cache's sake, as long as that helps: those at its
+#: edge are copied again; and blocks of output channels that are worth a copy.
+_LEAST_ROWS = 8
+_LEAST_VECTORS = 8
+_LEAST_BLOCKS = 4
+#: Of the weight gradient: enough to share out among the cores of any machine, whatever their number.
 _LEAST_ITEMS = 64
 
 
@@ -58,27 +68,40 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
         tiles = p.groups * ceil_div(p.k // p.groups, tile.rows) * ceil_div(depth, tile.vectors)
         steps = p.n * p.output[0] * (ceil_div(p.output[1], tile.lanes) + _ROW_STEPS)
         return tiles * (step * steps / _DOT_EFFICIENCY + _TILE_CYCLES) * cycle + _CALL_SECONDS
-    cycles, written = 0.0, p.k * prod(p.output) if pass_ == "forward" else p.c * prod(p.input)
+    cycles, streamed, written = 0.0, 0.0, p.k * prod(p.output) if pass_ == "forward" else p.c * prod(p.input)
     for r in correlations(p, pass_):
-        tiles = r.n * r.groups * ceil_div(r.k, tile.rows) * _tiles(r, tile)
-        efficiency = _EFFICIENCY if r.stride[1] == 1 else _STRIDED_EFFICIENCY
-        cycles += tiles * (step * r.c * r.taps / efficiency + _TILE_CYCLES)
+        if r.taps == 0:
+            continue  # zeros are written, nothing is summed
+        band = _band(r, tile, machine, p.itemsize)
+        rows, blocks = tile.rows // 2 if 2 * r.k <= tile.rows else tile.rows, ceil_div(r.k, tile.rows)
+        vectors = r.output[0] * ceil_div(r.output[1], tile.lanes)
+        sums = blocks * vectors * rows * (r.c * r.taps / 2 / _EFFICIENCY + _VECTOR_CYCLES)
+        read = band.count * r.c * _channel(r, tile, band.rows, band.columns) / tile.lanes
+        again = blocks * _READ_CYCLES if band.scratch_bytes > machine.l1 else 0
+        cycles += r.n * r.groups * (sums + read * (band.splits * _COPY_CYCLES + again))
+        streamed += r.n * band.count * p.weight_bytes * r.taps / prod(p.kernel)
+    memory = streamed / (machine.bandwidth * (_CACHED if p.weight_bytes < machine.l3 // 2 else 1))
     packing = 0.0 if mode == "prepared" else p.weight_bytes * _PACK_SECONDS
-    return cycles * cycle + p.n * written * p.itemsize * _OUTPUT_SECONDS + packing + _CALL_SECONDS
+    return cycles * cycle + memory + p.n * written * p.itemsize * _OUTPUT_SECONDS + packing + _CALL_SECONDS
 
 
-#: Measured: share of the peak that the sums reach, where columns are picked from wider windows, and in the weight
-#: gradient, whose operands come from the second cache; steps that a row of the weight gradient takes beside its
-#: segments; cycles that a tile takes to plan its taps and store its sums, or to add them over the lanes.
-_EFFICIENCY = 0.85
-_STRIDED_EFFICIENCY = 0.34
+#: Measured: share of the peak that the sums reach, and in the weight gradient, whose operands come from the second
+#: cache; steps that a row of the weight gradient takes beside its segments; cycles that a vector of a tile takes to
+#: begin and to be stored, a tile of the weight gradient to be added over its lanes, a vector of the input to be copied,
+#: and to be read from the second cache, for each block of output channels.
+_EFFICIENCY = 0.95
 _DOT_EFFICIENCY = 0.55
 _ROW_STEPS = 2
+_VECTOR_CYCLES = 2.5
 _TILE_CYCLES = 120
-#: Seconds a byte of output takes beyond that, a byte of the weight to pack, and a call.
+_COPY_CYCLES = 4
+_READ_CYCLES = 1
+#: Seconds a byte of output takes beyond that, a byte of the weight to pack, and a call; how much faster weights come
+#: from the last cache than from memory.
 _OUTPUT_SECONDS = 1.2e-11
 _PACK_SECONDS = 1e-10
 _CALL_SECONDS = 2e-6
+_CACHED = 3
 
 
 def _error(problem: Problem, pass_: str) -> float:
@@ -114,20 +137,17 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
                 r.groups * blocks,
             )
         )  # fmt: skip
-        splits = _splits(r, tile, block_bytes, machine)
-        items = r.n * splits * _tiles(r, tile) * r.groups
+        band = _band(r, tile, machine, itemsize)
         stages.append(
             Stage(
                 "direct_forward",
                 {**input_fields(r), "packed": packed, "bias": bias_field(r), **output_fields(r), **geometry(r),
-                 "splits": splits},
-                items,
-                # the groups of a tile share its table of taps
-                grain=min(r.groups, ceil_div(items, _LEAST_ITEMS)),
+                 "splits": band.splits, "rows": band.rows, "columns": band.columns},
+                r.n * r.groups * band.splits * band.count,
             )
         )  # fmt: skip
         packed_bytes += round_up(r.groups * blocks * block_bytes)
-        scratch_bytes = max(scratch_bytes, _scratch_bytes(r.taps, tile, itemsize))
+        scratch_bytes = max(scratch_bytes, band.scratch_bytes)
     return Program(
         dtype=problem.dtype,
         stages=stages,
@@ -137,12 +157,57 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
     )
 
 
-def _splits(r: Correlation, tile: Tile, block_bytes: int, machine: Machine) -> int:
-    """Into how many ranges the blocks of output channels are split: the weights of one stay in half the L2 cache."""
-    blocks = ceil_div(r.k, tile.rows)
-    cached = ceil_div(blocks * block_bytes, max(block_bytes, machine.l2 // 2))
-    shared = ceil_div(_LEAST_ITEMS, r.n * r.groups * _tiles(r, tile))
-    return min(blocks, max(cached, shared))
+@dataclass(frozen=True, slots=True)
+class _Band:
+    """What an item of a correlation does.
+
+    Attributes
+    ----------
+    rows, columns
+        Output pixels under whose input it works; the columns are a multiple of the lanes, or all.
+    count
+        Of bands that cover an image.
+    splits
+        Ranges of output channels, each an item of its own.
+    scratch_bytes
+        Memory for the band's input, and tables.
+    """
+
+    rows: int
+    columns: int
+    count: int
+    splits: int
+    scratch_bytes: int
+
+
+def _band(r: Correlation, tile: Tile, machine: Machine, itemsize: int) -> _Band:
+    """Choose bands whose input stays in the second cache, and that are enough items for every core."""
+    oh, ow = r.output
+    rows, columns, stacks = oh, ow, 1
+    planes, least = max(1, r.n) * r.groups, max(4, 2 * machine.cores)
+
+    def input_bytes() -> int:
+        return r.c * (_channel(r, tile, rows, columns) + 2 * ALIGNMENT // itemsize + tile.lanes) * itemsize
+
+    while rows > _LEAST_ROWS and (input_bytes() > machine.l2 // 2 or planes * stacks < least):
+        stacks += 1
+        rows = ceil_div(oh, stacks)
+    while columns > _LEAST_VECTORS * tile.lanes and input_bytes() > machine.l2 // 2:
+        columns = round_up(ceil_div(columns, 2), tile.lanes)
+    while rows > 1 and input_bytes() > machine.l2 // 2:
+        rows = ceil_div(rows, 2)
+    count = ceil_div(oh, rows) * ceil_div(ow, columns)
+    splits = min(ceil_div(least, planes * count), ceil_div(r.k, _LEAST_BLOCKS * tile.rows))
+    tables = 3 * INDEX_BYTES * rows * ceil_div(columns, tile.lanes) + INDEX_BYTES * r.c * r.taps
+    return _Band(rows, columns, count, splits, tables + input_bytes() + tile.lanes * itemsize)
+
+
+def _channel(r: Correlation, tile: Tile, rows: int, columns: int) -> int:
+    """Elements of one channel of the padded input under a band."""
+    (kh, kw), (sh, sw), (dh, dw) = r.kernel, r.stride, r.dilation
+    read = (rows - 1) * sh + (kh - 1) * dh + 1 if kh > 1 else rows
+    pitch = columns + (kw - 1) * dw // sw
+    return read * (sw * round_up(pitch, tile.lanes) if kw > 1 and sw > 1 else pitch)
 
 
 def _grad_weight(p: ConvProblem, tile: Tile) -> Program:
@@ -166,22 +231,13 @@ def _grad_weight(p: ConvProblem, tile: Tile) -> Program:
 
 
 def _scratch_bytes(entries: int, tile: Tile, itemsize: int) -> int:
-    """The values of a tile, three numbers for each vector of the largest tile, and a table.
+    """The values of a tile, three numbers for each of its vectors, and a table.
 
     An entry of the table has a few numbers, and for each of those vectors two more and two masks of at most a vector.
     """
-    vectors = 2 * tile.vectors
     window = 4 * INDEX_BYTES + 2 * tile.lanes * itemsize
-    return tile.rows * tile.columns * itemsize + 3 * vectors * INDEX_BYTES + entries * (ALIGNMENT + vectors * window)
-
-
-def _vectors(r: Correlation, tile: Tile) -> int:
-    """Segments of a tile: with few output channels a group it has half the rows, and twice the segments."""
-    return 2 * tile.vectors if 2 * r.k <= tile.rows else tile.vectors
-
-
-def _tiles(r: Correlation, tile: Tile) -> int:
-    return ceil_div(r.output[0] * ceil_div(r.output[1], tile.lanes), _vectors(r, tile))
+    table = entries * (ALIGNMENT + tile.vectors * window)
+    return tile.rows * tile.columns * itemsize + 3 * tile.vectors * INDEX_BYTES + table
 
 
 POLICIES = (Policy("direct", _PASSES, ("conv",), _refuses, _cost, _error, _program),)

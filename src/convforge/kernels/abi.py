@@ -69,9 +69,8 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "dot_tile": ("a", "lda", "b", "ldb", "c", "ldc", "depth", "rows", "columns"),
     # depth rounds of ROWS * VECTORS fused multiply-adds in registers, s = s * out[0] + out[1]; out: as many vectors
     "peak": ("out", "depth"),
-    # items: n * splits of the k rows * ceil(oh * ceil(ow / LANES) / VECTORS) tiles * g, groups innermost; where 2 * k
-    # is at most ROWS, a tile has half the rows and 2 * VECTORS
-    "direct_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "splits"),
+    # items: n * g * splits of the k rows * ceil(oh / rows) * ceil(ow / columns); columns: a multiple of LANES, or all
+    "direct_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "splits", "rows", "columns"),
     # partial[parts][g][k][c * kh * kw]; items: parts * g * ceil(k / ROWS) * ceil(c * kh * kw / VECTORS)
     "direct_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "parts"),
     # weight view -> packed[g][k], each [c][kw][kh] and, with factors (of c = 1), a flag and u[kh], v[kw]: it is their

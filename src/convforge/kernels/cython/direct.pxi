@@ -1,318 +1,80 @@
-# Direct convolution: sums taken in place from the input, output pixels of a row in the lanes.
-# A segment is LANES neighbouring pixels of one output row. A tile is VECTORS segments, of any rows, times ROWS output
-# channels; it steps through the input by a table of taps: where each one reads, and which lanes lie inside the row.
+# Direct convolution: every output is summed in registers, from the input under a band of output pixels.
+#
+# The band's input is read in place, or from a copy of all of a group's channels that is padded with zeros and has its
+# columns split by their phase within a stride: either way, neighbouring pixels read one piece of memory for each tap.
 
-cdef struct direct_window:
-    # Which lanes of a vector read inside a row: lo <= lane < hi, and the same as masks of the one or two vectors that
-    # a step of 1 or 2 loads. Masks are made once for all channels.
-    int64_t lo, hi
-    vec_mask lower, upper
+cdef extern from "direct_tile.h" nogil:
+    ctypedef struct tile_segment:
+        int64_t source, to, lanes
 
-
-cdef struct direct_tap:
-    int64_t offset  # in the input, from a segment's first pixel
-    bint plain  # every segment may be loaded whole
-    direct_window windows[2 * VECTORS]
+    void window_rows(
+        int64_t depth, const real *a, const real *b, const int64_t *offsets, const tile_segment *segments,
+        int64_t count, real *out, int64_t out_k, int64_t out_w, const real *bias, int64_t rows,
+    )
 
 
-cdef inline int64_t ceiling(int64_t a, int64_t b) noexcept nogil:
-    # a / b rounded up, for any a and b > 0
-    return (a + b - 1) // b if a > 0 else -(-a // b)
-
-
-cdef inline int64_t clamp(int64_t value, int64_t low, int64_t high) noexcept nogil:
-    return low if value < low else high if value > high else value
-
-
-cdef inline vec direct_load(const real *p, int64_t step) noexcept nogil:
-    # LANES reals, step apart; a step of 2 reads the one after the last as well
-    if step == 1:
-        return vec_load(p)
-    if step == 2:
-        return vec_even(vec_load(p), vec_load(p + LANES))
-    return vec_load_strided(p, step, 0, LANES)
-
-
-cdef inline vec direct_load_window(const real *p, int64_t step, const direct_window *window) noexcept nogil:
-    # the same for the lanes of the window, others are 0
-    if step == 1:
-        return vec_load_masked(p, window.lower)
-    if step == 2:
-        return vec_even(vec_load_masked(p, window.lower), vec_load_masked(p + LANES, window.upper))
-    return vec_load_strided(p, step, window.lo, window.hi)
-
-
-cdef inline bint direct_set_window(direct_window *window, int64_t column, int64_t iw, int64_t lanes,
-                                   int64_t step) noexcept nogil:
-    # For `lanes` lanes from `column` on of a row of iw pixels; whether a whole vector may be loaded as well.
-    cdef int64_t lo = clamp(ceiling(-column, step), 0, LANES)
-    cdef int64_t hi = clamp(min(ceiling(iw - column, step), lanes), lo, LANES)
-    window.lo = lo
-    window.hi = hi
-    if step == 2:
-        lo = 2 * lo
-        hi = 2 * hi - 1
-    window.lower = vec_lanes_between(lo, hi)
-    window.upper = vec_lanes_between(lo - LANES, hi - LANES)
-    return window.lo == 0 and window.hi == LANES and column + (2 * LANES if step == 2 else 0) <= iw
-
-
-cdef inline void direct_store(real *p, vec v, int64_t lanes, int64_t step) noexcept nogil:
-    # the first `lanes` lanes, `step` apart
-    cdef real values[LANES]
-    cdef int64_t i
-    if step != 1:
-        vec_store(values, v)
-        for i in range(min(lanes, <int64_t>LANES)):
-            p[i * step] = values[i]
-    elif lanes >= LANES:
-        vec_store(p, v)
-    else:
-        vec_store_partial(p, v, lanes)
-
-
-cdef inline bint direct_plan_taps(const direct_forward_args *a, int64_t vectors, int64_t tile, int64_t segments,
-                                  direct_tap *tap, int64_t *sources, bint inner) noexcept nogil:
-    # Fill the table of taps for one tile of `vectors` segments, and where each segment reads first. All tiles that read
-    # only whole vectors have the same table: returns whether this is one, `inner` says that the last one was.
-    cdef int64_t per_row = ceil_div(a.ow, LANES), i, j, s, segment, top, left
-    cdef int64_t reach = (a.kw - 1) * a.dw + (2 * LANES if a.sw == 2 else (LANES - 1) * a.sw + 1)
-    cdef bint plain, every = True
-    for s in range(vectors):
-        segment = min(tile * vectors + s, segments - 1)
-        top = segment // per_row * a.sh - a.ph
-        left = segment % per_row * LANES * a.sw - a.pw
-        sources[s] = top * a.x_h + left
-        every = every and top >= 0 and top + (a.kh - 1) * a.dh < a.ih and left >= 0 and left + reach <= a.iw
-    if every and inner:
-        return True
-    for s in range(vectors):
-        segment = min(tile * vectors + s, segments - 1)
-        top = segment // per_row * a.sh - a.ph
-        left = segment % per_row * LANES * a.sw - a.pw
-        for i in range(a.kh):
-            for j in range(a.kw):
-                plain = direct_set_window(
-                    &tap[i * a.kw + j].windows[s], left + j * a.dw, a.iw if 0 <= top + i * a.dh < a.ih else 0, LANES,
-                    a.sw,
-                )
-                tap[i * a.kw + j].plain = plain and (s == 0 or tap[i * a.kw + j].plain)
-                tap[i * a.kw + j].offset = i * a.dh * a.x_h + j * a.dw
-    return every
-
-
-cdef inline void direct_tile(int rows, int vectors, int64_t step, const direct_forward_args *a, const direct_tap *table,
-                             const int64_t *sources, const real *x, const real *weight, real *tile) noexcept nogil:
-    # tile[rows][vectors][LANES] = weight x input over all channels and taps
-    cdef const real *p[2 * VECTORS]
-    cdef vec sums[ROWS * VECTORS]
-    cdef vec row[2 * VECTORS]
-    cdef vec scale
-    cdef const direct_tap *tap
-    cdef int64_t c, t
-    cdef int i, s
-    for s in range(vectors):
-        p[s] = x + sources[s]
-    for i in range(rows):
-        for s in range(vectors):
-            sums[i * vectors + s] = vec_zero()
-    for c in range(a.c):
-        tap = table
-        for t in range(a.kh * a.kw):
-            if tap.plain:
-                for s in range(vectors):
-                    row[s] = direct_load(p[s] + tap.offset, step)
-            else:
-                for s in range(vectors):
-                    row[s] = direct_load_window(p[s] + tap.offset, step, &tap.windows[s])
-            for i in range(rows):
-                scale = vec_broadcast(weight[i])
-                for s in range(vectors):
-                    sums[i * vectors + s] = vec_fma(scale, row[s], sums[i * vectors + s])
-            weight += ROWS
-            tap += 1
-        for s in range(vectors):
-            p[s] += a.x_c
-    for i in range(rows):
-        for s in range(vectors):
-            vec_store(tile + (i * vectors + s) * LANES, sums[i * vectors + s])
-
-
-cdef inline void direct_forward_items(int rows, int vectors, int64_t step, const direct_forward_args *a, char *scratch,
-                                      int64_t begin, int64_t end) noexcept nogil:
-    cdef real *values = <real *>scratch
-    cdef direct_tap *table = <direct_tap *>(values + ROWS * COLUMNS)
-    cdef int64_t *sources = <int64_t *>(table + a.kh * a.kw)
-    cdef int64_t per_row = ceil_div(a.ow, LANES), segments = a.oh * per_row
-    cdef int64_t tiles = ceil_div(segments, vectors), blocks = ceil_div(a.k, ROWS), depth = a.c * a.kh * a.kw
-    cdef int64_t item, tile, part, group, image, block, segment, column, first, i, s, planned = -1
-    cdef bint inner = False
-    cdef const real *x
-    cdef const real *bias
-    cdef real *out
-    cdef vec start
-    for item in range(begin, end):
-        group = item % a.g
-        tile = item // a.g % tiles
-        part = item // a.g // tiles % a.splits
-        image = item // a.g // tiles // a.splits
-        if tile != planned:
-            inner = direct_plan_taps(a, vectors, tile, segments, table, sources, inner)
-            planned = tile
-        x = <const real *>a.x + image * a.x_n + group * a.c * a.x_c
-        for block in range(part * blocks // a.splits, (part + 1) * blocks // a.splits):
-            direct_tile(
-                rows, vectors, step, a, table, sources, x,
-                <const real *>a.packed + (group * blocks + block) * depth * ROWS, values,
+cdef inline int64_t list_segments(
+    int64_t rows, int64_t columns, int64_t row_step, int64_t out_h, int64_t out_w, tile_segment *segments
+) noexcept nogil:
+    """Cut a band of pixels into segments; returns how many there are."""
+    cdef int64_t row, column, count = 0
+    # where its rows follow one another in memory, idle lanes are overwritten by the next row
+    cdef bint joined = out_w == 1 and out_h == columns
+    for row in range(rows):
+        column = 0
+        while column < columns:
+            segments[count].source = row * row_step + column
+            segments[count].to = row * out_h + column * out_w
+            segments[count].lanes = min(
+                <int64_t>LANES, rows * columns - segments[count].to if joined else columns - column
             )
-            first = group * a.k + block * ROWS
-            bias = <const real *>a.bias + first if a.bias else NULL
-            for s in range(min(<int64_t>vectors, segments - tile * vectors)):
-                segment = tile * vectors + s
-                column = segment % per_row * LANES
-                out = <real *>a.out + image * a.out_n + first * a.out_k + segment // per_row * a.out_h + column * a.out_w
-                for i in range(min(<int64_t>rows, a.k - block * ROWS)):
-                    start = vec_zero() if bias == NULL else vec_broadcast(bias[i])
-                    direct_store(
-                        out + i * a.out_k, vec_load(values + (i * vectors + s) * LANES) + start, a.ow - column, a.out_w
-                    )
+            count += 1
+            column += LANES
+    return count
 
 
 cdef void direct_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const direct_forward_args *a = <const direct_forward_args *>args
-    # few output channels a group: half the rows, twice the segments
-    if 2 * a.k <= ROWS:
-        if a.sw == 1:
-            direct_forward_items(ROWS // 2, 2 * VECTORS, 1, a, scratch, begin, end)
-        elif a.sw == 2:
-            direct_forward_items(ROWS // 2, 2 * VECTORS, 2, a, scratch, begin, end)
-        else:
-            direct_forward_items(ROWS // 2, 2 * VECTORS, a.sw, a, scratch, begin, end)
-    elif a.sw == 1:
-        direct_forward_items(ROWS, VECTORS, 1, a, scratch, begin, end)
-    elif a.sw == 2:
-        direct_forward_items(ROWS, VECTORS, 2, a, scratch, begin, end)
-    else:
-        direct_forward_items(ROWS, VECTORS, a.sw, a, scratch, begin, end)
-
-
-# The weight gradient: dot products along the output rows, of ROWS channels of grad_output with VECTORS shifted windows
-# of x, one for each of VECTORS neighbouring elements of the flattened (channel, kernel row, kernel column).
-
-cdef struct direct_segment:
-    bint plain
-    vec_mask inside  # the output row
-    direct_window windows[VECTORS]
-
-
-cdef struct direct_windows:
-    # VECTORS windows of x, and for each the output rows whose window lies inside x
-    const real *first[VECTORS]
-    int64_t top[VECTORS]
-    int64_t bottom[VECTORS]
-
-
-cdef inline void direct_plan_windows(const direct_grad_weight_args *a, int64_t group, int64_t first,
-                                     direct_segment *segment, direct_windows *windows) noexcept nogil:
-    # Describe the windows of the elements from `first` on; fill the table of segments, the same for all rows.
-    cdef int64_t taps = a.kh * a.kw, s, t, element, row, column, lanes
-    cdef bint plain
-    for s in range(VECTORS):
-        element = min(first + s, a.c * taps - 1)
-        row = element % taps // a.kw * a.dh - a.ph
-        column = element % a.kw * a.dw - a.pw
-        windows.first[s] = <const real *>a.x + (group * a.c + element // taps) * a.x_c + row * a.x_h + column
-        windows.top[s] = ceiling(-row, a.sh)
-        windows.bottom[s] = ceiling(a.ih - row, a.sh)
-        for t in range(ceil_div(a.ow, LANES)):
-            lanes = a.ow - t * LANES
-            plain = direct_set_window(&segment[t].windows[s], column + t * LANES * a.sw, a.iw, lanes, a.sw)
-            segment[t].plain = plain and lanes >= LANES and (s == 0 or segment[t].plain)
-            segment[t].inside = vec_lanes_between(0, lanes)
-
-
-cdef inline void direct_dots(const direct_grad_weight_args *a, const direct_segment *segments, const direct_windows *windows,
-                             const real *grad, int64_t rows, int64_t begin, int64_t end, real *dots,
-                             int64_t step) noexcept nogil:
-    # dots[ROWS][VECTORS][LANES] = sums over the output rows `begin` to `end`, counted through all images
-    cdef vec sums[ROWS][VECTORS]
-    cdef vec window[VECTORS]
-    cdef vec y
-    cdef const real *p[VECTORS]
-    cdef const real *q[ROWS]
-    cdef const direct_segment *segment
-    cdef int64_t row, line, image, t
-    cdef bint plain
-    cdef int i, s
-    for i in range(ROWS):
-        for s in range(VECTORS):
-            sums[i][s] = vec_zero()
-    for row in range(begin, end):
-        image = row // a.oh
-        line = row % a.oh
-        # rows past the edge repeat the last one, and their sums are dropped
-        for i in range(ROWS):
-            q[i] = grad + image * a.y_n + line * a.y_h + min(<int64_t>i, rows - 1) * a.y_k
-        plain = True
-        for s in range(VECTORS):
-            p[s] = windows.first[s] + image * a.x_n + line * a.sh * a.x_h
-            plain = plain and windows.top[s] <= line < windows.bottom[s]
-        segment = segments
-        for t in range(ceil_div(a.ow, LANES)):
-            if plain and segment.plain:
-                for s in range(VECTORS):
-                    window[s] = direct_load(p[s], step)
-                for i in range(ROWS):
-                    y = vec_load(q[i] + t * LANES)
-                    for s in range(VECTORS):
-                        sums[i][s] = vec_fma(y, window[s], sums[i][s])
-            else:
-                for s in range(VECTORS):
-                    window[s] = vec_zero()
-                    if windows.top[s] <= line < windows.bottom[s]:
-                        window[s] = direct_load_window(p[s], step, &segment.windows[s])
-                for i in range(ROWS):
-                    y = vec_load_masked(q[i] + t * LANES, segment.inside)
-                    for s in range(VECTORS):
-                        sums[i][s] = vec_fma(y, window[s], sums[i][s])
-            segment += 1
-            for s in range(VECTORS):
-                p[s] += LANES * step
-    for i in range(ROWS):
-        for s in range(VECTORS):
-            vec_store(dots + (i * VECTORS + s) * LANES, sums[i][s])
-
-
-cdef inline void direct_grad_weight_items(const direct_grad_weight_args *a, char *scratch, int64_t begin, int64_t end,
-                                          int64_t step) noexcept nogil:
-    cdef real *dots = <real *>scratch
-    cdef direct_segment *table = <direct_segment *>(dots + ROWS * COLUMNS)
-    cdef direct_windows windows
-    cdef int64_t depth = a.c * a.kh * a.kw, columns = ceil_div(depth, VECTORS), blocks = ceil_div(a.k, ROWS)
-    cdef int64_t item, part, group, block, first, channel, i, s
-    cdef real *partial
+    cdef taps_source t
+    open_source(&t, a.x_c, a.x_h, a.ih, a.iw, a.ow, a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw)
+    cdef int64_t area = a.kh * a.kw, depth = a.c * area, blocks = ceil_div(a.k, ROWS)
+    cdef int64_t stacks = ceil_div(a.oh, a.rows), cuts = ceil_div(a.ow, a.columns)
+    # scratch: segments[rows * ceil(columns / LANES)], offsets[depth], padded[c][LANES more than a channel's elements]
+    cdef tile_segment *segments = <tile_segment *>scratch
+    t.offsets = <int64_t *>(segments + a.rows * ceil_div(a.columns, LANES))
+    t.striped = <real *>(t.offsets + depth)
+    cdef const real *x
+    cdef const real *bias
+    cdef int64_t item, rest, band, split, group, image, top, left, rows, columns, count, c, p, channel, block, row
     for item in range(begin, end):
-        first = item % columns * VECTORS
-        block = item // columns % blocks
-        group = item // columns // blocks % a.g
-        part = item // columns // blocks // a.g
-        channel = group * a.k + block * ROWS
-        direct_plan_windows(a, group, first, table, &windows)
-        direct_dots(
-            a, table, &windows, <const real *>a.y + channel * a.y_k, a.k - block * ROWS,
-            part * a.n * a.oh // a.parts, (part + 1) * a.n * a.oh // a.parts, dots, step,
-        )
-        partial = <real *>a.partial + (part * a.g * a.k + channel) * depth + first
-        for i in range(min(<int64_t>ROWS, a.k - block * ROWS)):
-            for s in range(min(<int64_t>VECTORS, depth - first)):
-                partial[i * depth + s] = vec_sum(vec_load(dots + (i * VECTORS + s) * LANES))
-
-
-cdef void direct_grad_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    cdef const direct_grad_weight_args *a = <const direct_grad_weight_args *>args
-    if a.sw == 1:
-        direct_grad_weight_items(a, scratch, begin, end, 1)
-    elif a.sw == 2:
-        direct_grad_weight_items(a, scratch, begin, end, 2)
-    else:
-        direct_grad_weight_items(a, scratch, begin, end, a.sw)
+        rest = item // (stacks * cuts)
+        split = rest % a.splits
+        group = rest // a.splits % a.g
+        image = rest // (a.splits * a.g)
+        top = a.oh * (item // cuts % stacks) // stacks
+        rows = a.oh * (item // cuts % stacks + 1) // stacks - top
+        left = item % cuts * a.columns
+        columns = min(a.columns, a.ow - left)
+        t.x = <const real *>a.x + image * a.x_n + group * a.c * a.x_c
+        # idle lanes would read past the end of x
+        aim_at(&t, top, rows, left, columns, columns % LANES == 0)
+        channel = a.x_c
+        if t.inside:
+            x = t.x + t.s.top * a.x_h + t.s.left
+        else:
+            x = t.striped
+            channel = padded_channel(&t.s)
+            for c in range(a.c):
+                fill_stripe(&t.g, &t.s, t.x + c * a.x_c, t.striped + c * channel)
+        for c in range(1, a.c):
+            for p in range(area):
+                t.offsets[c * area + p] = c * channel + t.offsets[p]
+        count = list_segments(rows, columns, t.row_step, a.out_h, a.out_w, segments)
+        for block in range(blocks * split // a.splits, blocks * (split + 1) // a.splits):
+            row = group * a.k + block * ROWS
+            bias = <const real *>a.bias + row if a.bias else NULL
+            window_rows(
+                depth, <const real *>a.packed + (group * blocks + block) * depth * ROWS, x, t.offsets, segments, count,
+                <real *>a.out + image * a.out_n + row * a.out_k + top * a.out_h + left * a.out_w, a.out_k, a.out_w,
+                bias, a.k - block * ROWS,
+            )

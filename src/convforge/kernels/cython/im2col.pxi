@@ -58,9 +58,8 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
     cdef const im2col_forward_args *a = <const im2col_forward_args *>args
     cdef taps_source t
     cdef lowered_input *g = &t.g
-    open_source(
-        &t, a.x_c, a.x_h, a.ih, a.iw, a.oh, a.ow, a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw
-    )
+    open_source(&t, a.x_c, a.x_h, a.ih, a.iw, a.ow, a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw)
+    merge_rows(g, a.oh)
     cdef int64_t pixels = a.oh * a.ow, area = a.kh * a.kw, taps = a.c * area, blocks = ceil_div(a.k, ROWS)
     # a line is what panels divide: a row of pixels, or all of them; an item takes a part of a line, or several lines
     cdef int64_t line = g.ow if a.by_rows else pixels, lines = pixels // line
@@ -189,9 +188,8 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
     # output channels in the lanes, pixels in the rows of the tile: no lane idles on a small map
     cdef const im2col_pixels_args *a = <const im2col_pixels_args *>args
     cdef taps_source source
-    open_source(
-        &source, a.x_c, a.x_h, a.ih, a.iw, a.oh, a.ow, a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw
-    )
+    open_source(&source, a.x_c, a.x_h, a.ih, a.iw, a.ow, a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw)
+    merge_rows(&source.g, a.oh)
     cdef int64_t pixels = a.oh * a.ow, area = a.kh * a.kw, taps = a.c * area
     cdef int64_t vectors = ceil_div(a.k, LANES), panels = ceil_div(vectors, VECTORS)
     cdef int64_t most = ceil_div(ceil_div(pixels, a.shares), LANES) * LANES

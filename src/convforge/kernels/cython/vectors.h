@@ -96,13 +96,31 @@ typedef lane_bits vec_bits __attribute__((vector_size(VEC_BYTES)));
 #error "CF_LANES is 2, 4, 8 or 16"
 #endif
 
-/* Elements 0, 2, 4... and 1, 3, 5... of the concatenation of a and b. */
+/* vec_even, vec_odd: elements 0, 2, 4... and 1, 3, 5... of the concatenation of a and b; vec_low, vec_high: the halves of
+ * a0 b0 a1 b1... */
+#if defined(__AVX2__) && !defined(__AVX512F__)
+/* by name: two shuffles share their halves and take four instructions, of which gcc makes six slower ones */
+#if CF_REAL_BITS == 32
+#define VEC_AVX(name) _mm256_##name##_ps
+#define VEC_EVEN_IN_HALVES(a, b) _mm256_shuffle_ps(a, b, 0x88)
+#define VEC_ODD_IN_HALVES(a, b) _mm256_shuffle_ps(a, b, 0xdd)
+#else
+#define VEC_AVX(name) _mm256_##name##_pd
+#define VEC_EVEN_IN_HALVES(a, b) _mm256_unpacklo_pd(a, b)
+#define VEC_ODD_IN_HALVES(a, b) _mm256_unpackhi_pd(a, b)
+#endif
+VEC_FUNCTION vec vec_low_halves(vec a, vec b) { return VEC_AVX(permute2f128)(a, b, 0x20); }
+VEC_FUNCTION vec vec_high_halves(vec a, vec b) { return VEC_AVX(permute2f128)(a, b, 0x31); }
+VEC_FUNCTION vec vec_even(vec a, vec b) { return VEC_EVEN_IN_HALVES(vec_low_halves(a, b), vec_high_halves(a, b)); }
+VEC_FUNCTION vec vec_odd(vec a, vec b) { return VEC_ODD_IN_HALVES(vec_low_halves(a, b), vec_high_halves(a, b)); }
+VEC_FUNCTION vec vec_low(vec a, vec b) { return vec_low_halves(VEC_AVX(unpacklo)(a, b), VEC_AVX(unpackhi)(a, b)); }
+VEC_FUNCTION vec vec_high(vec a, vec b) { return vec_high_halves(VEC_AVX(unpacklo)(a, b), VEC_AVX(unpackhi)(a, b)); }
+#else
 VEC_FUNCTION vec vec_even(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_EVEN); }
 VEC_FUNCTION vec vec_odd(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_ODD); }
-
-/* The halves of a0 b0 a1 b1 ... */
 VEC_FUNCTION vec vec_low(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_LOW); }
 VEC_FUNCTION vec vec_high(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_HIGH); }
+#endif
 
 /* The lower half of a and the upper half of b. */
 VEC_FUNCTION vec vec_halves(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_HALVES); }
@@ -278,6 +296,18 @@ VEC_FUNCTION void vec_store_partial(real *p, vec v, int64_t n) {
         vec_store(p, v);
     else
         vec_store_masked(p, v, vec_first_lanes(n));
+}
+
+/* The first n lanes, `step` apart. */
+VEC_FUNCTION void vec_store_strided(real *p, vec v, int64_t step, int64_t n) {
+    if (step == 1) {
+        vec_store_partial(p, v, n);
+        return;
+    }
+    real lanes[LANES];
+    vec_store(lanes, v);
+    for (int64_t l = 0; l < n && l < LANES; l++)
+        p[l * step] = lanes[l];
 }
 
 /* Lanes lo <= l < hi read p[l], the others are 0. p may point before its array. */

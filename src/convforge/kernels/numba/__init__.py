@@ -22,7 +22,7 @@ MODULES = {
     "im2col_pixels": "im2col",
     "im2col_grad_weight": "im2col_grad",
     "direct_forward": "direct",
-    "direct_grad_weight": "direct",
+    "direct_grad_weight": "direct_grad",
     "pack_depthwise": "depthwise_pack",
     "depthwise_3x3": "depthwise",
     "depthwise_forward": "depthwise",

@@ -18,7 +18,7 @@ from convforge.kernels.numba.depthwise_pack import packed_size
 from convforge.kernels.numba.depthwise_panels import next_panels, preparing
 from convforge.kernels.numba.depthwise_separable import separable
 from convforge.kernels.numba.depthwise_tiles import NARROW_ROWS, Tiles, rolling, rolling_pairs
-from convforge.kernels.numba.direct import ceiling
+from convforge.kernels.numba.integers import ceiling
 from convforge.kernels.numba.simd import mask_instructions, masked_loads
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
 from convforge.kernels.numba.depthwise_panels import next_panels, preparing
-from convforge.kernels.numba.direct import ceiling
 from convforge.kernels.numba.generate import define, indented
+from convforge.kernels.numba.integers import ceiling
 from convforge.kernels.numba.simd import masked_loads
 
 if TYPE_CHECKING:

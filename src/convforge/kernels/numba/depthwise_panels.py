@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import TYPE_CHECKING, Any
 
-from convforge.kernels.numba.direct import ceiling, clamp
+from convforge.kernels.numba.integers import ceiling, clamp
 
 if TYPE_CHECKING:
     from convforge.kernels.numba.translate import Inner, Target

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convforge.kernels.numba.depthwise_tiles import NARROW_ROWS, Tiles
-from convforge.kernels.numba.direct import ceiling
+from convforge.kernels.numba.integers import ceiling
 
 if TYPE_CHECKING:
     from convforge.kernels.numba.translate import Inner, Target

@@ -47,7 +47,8 @@ def im2col_forward(target: Target) -> Callable[..., None]:
     tile_columns = lanes * target.vectors
     most = target.vectors
     f = abi.fields("im2col_forward")
-    (aim, read_channel, list_taps), scatter = taps_source(target), _scatter(target)
+    source, scatter = taps_source(target), _scatter(target)
+    aim, read_channel, list_taps = source.aim, source.read_channel, source.list_taps
     gemm, copying_gemm = gemm_rows(target), gemm_copying(target)
 
     @target.call
@@ -145,8 +146,6 @@ def im2col_forward(target: Target) -> Callable[..., None]:
             row_pitch = x_h if inside else phases * pitch
             pixel_step = sh * x_h if inside else sh // row_step * row_pitch
             list_taps(kh, kw, dh, dw, row_pitch, pitch, sw if phases > 1 else 1, offsets)
-            if not inside:
-                v.store(stripe, rows * row_pitch, v.zero())
             # whole vectors of x that are panels already are copied by the first block
             copied = inside and area == 1 and ih == 1 and flat
             runs = panels = 0
@@ -221,7 +220,8 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
     width = lanes * target.vectors
     most_vectors = target.vectors
     f = abi.fields("im2col_pixels")
-    (aim, read_channel, list_taps), gemm, scatter = taps_source(target), gemm_rows(target), _scatter(target)
+    source, gemm, scatter = taps_source(target), gemm_rows(target), _scatter(target)
+    aim, read_channel, list_taps = source.aim, source.read_channel, source.list_taps
 
     names = [f"row{i}" for i in range(lanes)]
     lines = ["def store_block(sums, bias, to, step, rows, n):"]

@@ -16,7 +16,7 @@ from math import inf, nan
 from typing import TYPE_CHECKING, Any
 
 from convforge.kernels import abi
-from convforge.kernels.numba.direct import ceiling
+from convforge.kernels.numba.integers import ceiling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
