@@ -199,15 +199,14 @@ def _band(r: Correlation, tile: Tile, machine: Machine, itemsize: int) -> _Band:
     count = ceil_div(oh, rows) * ceil_div(ow, columns)
     splits = min(ceil_div(least, planes * count), ceil_div(r.k, _LEAST_BLOCKS * tile.rows))
     tables = 3 * INDEX_BYTES * rows * ceil_div(columns, tile.lanes) + INDEX_BYTES * r.c * r.taps
-    return _Band(rows, columns, count, splits, tables + input_bytes() + tile.lanes * itemsize)
+    return _Band(rows, columns, count, splits, tables + input_bytes() + tile.lanes * itemsize + ALIGNMENT)
 
 
 def _channel(r: Correlation, tile: Tile, rows: int, columns: int) -> int:
     """Elements of one channel of the padded input under a band."""
     (kh, kw), (sh, sw), (dh, dw) = r.kernel, r.stride, r.dilation
     read = (rows - 1) * sh + (kh - 1) * dh + 1 if kh > 1 else rows
-    pitch = columns + (kw - 1) * dw // sw
-    return read * (sw * round_up(pitch, tile.lanes) if kw > 1 and sw > 1 else pitch)
+    return read * (sw if kw > 1 else 1) * round_up(columns + (kw - 1) * dw // sw, tile.lanes)
 
 
 def _grad_weight(p: ConvProblem, tile: Tile) -> Program:

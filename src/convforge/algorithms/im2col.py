@@ -26,7 +26,15 @@ from convforge.algorithms.lowering import (
     weight_fields,
 )
 from convforge.algorithms.policy import Policy
-from convforge.algorithms.stages import ceil_div, fill_zero, grad_weight_fields, refuses_all_but_2d, round_up, sum_parts
+from convforge.algorithms.stages import (
+    ALIGNMENT,
+    ceil_div,
+    fill_zero,
+    grad_weight_fields,
+    refuses_all_but_2d,
+    round_up,
+    sum_parts,
+)
 from convforge.problem import ConvProblem
 from convforge.program import Program, Slot, Stage, buffer
 
@@ -104,7 +112,7 @@ def _in_panels(
     reals = width * panel + tile.rows * tile.columns + _stripe(r, tile, width, by_rows) + tile.lanes
     integers = width * (_PLACE_INTEGERS + tile.columns * _RUN_INTEGERS) + r.taps
     pack = _pack("pack_weight", r, packed, blocks)
-    return pack, stage, r.groups * blocks * tile.rows * r.c * r.taps, 8 * integers + reals * itemsize
+    return pack, stage, r.groups * blocks * tile.rows * r.c * r.taps, 8 * integers + reals * itemsize + ALIGNMENT
 
 
 def _in_pixels(
@@ -132,7 +140,7 @@ def _in_pixels(
     reals = lowered + (ceil_div(panels, splits) * most + tile.lanes) * tile.columns + stripe + tile.lanes
     integers = most + ceil_div(most, tile.rows) + 1 + r.taps
     pack = _pack("pack_columns", r, packed, panels)
-    return pack, stage, r.groups * vectors * tile.lanes * r.c * r.taps, 8 * integers + reals * itemsize
+    return pack, stage, r.groups * vectors * tile.lanes * r.c * r.taps, 8 * integers + reals * itemsize + ALIGNMENT
 
 
 def _pack(kernel: str, r: Correlation, packed: Slot, blocks: int) -> Stage:

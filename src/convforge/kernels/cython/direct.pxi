@@ -42,7 +42,7 @@ cdef void direct_forward(const int64_t *args, char *scratch, int64_t begin, int6
     # scratch: segments[rows * ceil(columns / LANES)], offsets[depth], padded[c][LANES more than a channel's elements]
     cdef tile_segment *segments = <tile_segment *>scratch
     t.offsets = <int64_t *>(segments + a.rows * ceil_div(a.columns, LANES))
-    t.striped = <real *>(t.offsets + depth)
+    t.striped = <real *>aligned(scratch, t.offsets + depth)
     cdef const real *x
     cdef const real *bias
     cdef int64_t item, rest, band, split, group, image, top, left, rows, columns, count, c, p, channel, block, row
@@ -65,7 +65,7 @@ cdef void direct_forward(const int64_t *args, char *scratch, int64_t begin, int6
             x = t.striped
             channel = padded_channel(&t.s)
             for c in range(a.c):
-                fill_stripe(&t.g, &t.s, t.x + c * a.x_c, t.striped + c * channel)
+                fill_stripe(&t.s, t.x + c * a.x_c, t.striped + c * channel)
         for c in range(1, a.c):
             for p in range(area):
                 t.offsets[c * area + p] = c * channel + t.offsets[p]

@@ -74,7 +74,7 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
     t.offsets = <int64_t *>(runs + a.width * COLUMNS)
     cdef real *packed = <real *>(t.offsets + area)
     cdef real *sums = packed + a.width * panel_step
-    t.striped = sums + ROWS * COLUMNS
+    t.striped = <real *>aligned(scratch, sums + ROWS * COLUMNS)
     cdef int64_t item, rest, split, group, image, first_block, last_block, block, run_count, first, rows, row, p, count
     cdef int64_t first_line, last_line, first_part, last_part, at, part, pixel, column, panel, panels, channel, tap, q
     cdef bint copied
@@ -204,7 +204,7 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
     cdef int64_t tile_step = a.depth * ROWS + 2 * LANES
     cdef real *sums = lowered + ceil_div(most, ROWS) * tile_step
     cdef real *transposed = sums + ceil_div(panels, a.splits) * most * COLUMNS
-    source.striped = transposed + LANES * COLUMNS
+    source.striped = <real *>aligned(scratch, transposed + LANES * COLUMNS)
     cdef int64_t item, pixel, split, group, image, count, first_panel, last_panel, panel, first, rows, p, h, w
     cdef int64_t tiles, t, row, vector, width, i, channel, tap
     cdef const real *read

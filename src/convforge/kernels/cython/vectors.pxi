@@ -47,3 +47,8 @@ cdef extern from "vectors.h" nogil:
 cdef inline int64_t ceil_div(int64_t total, int64_t size) noexcept nogil:
     """How many pieces of ``size`` cover ``total``."""
     return (total + size - 1) // size
+
+
+cdef inline char *aligned(char *scratch, void *end) noexcept nogil:
+    """The next cache line of scratch memory after what ends at ``end``."""
+    return scratch + ceil_div(<char *>end - scratch, 64) * 64

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
 from convforge.kernels.numba.generate import define
-from convforge.kernels.numba.im2col_source import taps_source
 from convforge.kernels.numba.integers import ceiling
+from convforge.kernels.numba.stripes import stripes
+from convforge.kernels.numba.taps_source import taps_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +102,7 @@ def direct_forward(target: Target) -> Callable[..., None]:
     v, lanes, tile_rows = target.v, target.lanes, target.rows
     f = abi.fields("direct_forward")
     source, up, window_rows = taps_source(target), ceiling(target), _window_rows(target)
-    aim_at, fill_stripe, list_taps = source.aim_at, source.fill_stripe, source.list_taps
+    aim_at, fill_stripe, list_taps = source.aim_at, stripes(target), source.list_taps
     line = 64 // v.itemsize
 
     @target.call
@@ -143,7 +144,7 @@ def direct_forward(target: Target) -> Callable[..., None]:
             v.advance(sources, most), v.advance(sources, 2 * most), v.advance(sources, 3 * most),
         )  # fmt: skip
         values = v.pointer(scratch + 8 * (3 * most + depth))
-        padded = v.advance(values, lanes)
+        padded = v.pointer(scratch + (8 * (3 * most + depth) + lanes * v.itemsize + 63) // 64 * 64)
         for item in range(begin, end):
             at = item // cuts
             left = (item - at * cuts) * most_columns
@@ -160,7 +161,7 @@ def direct_forward(target: Target) -> Callable[..., None]:
             # idle lanes would read past the end of x
             in_place = columns % lanes == 0
             top, start, copied, pitch, inside = aim_at(
-                kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, phases, row_step, first_row, rows, left, columns, in_place
+                kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, row_step, first_row, rows, left, columns, in_place
             )
             row_pitch = x_h if inside else phases * pitch
             pixel_step = sh * x_h if inside else sh // row_step * row_pitch

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from convforge.kernels import abi
 from convforge.kernels.numba.gemm import gemm_copying, gemm_rows, transposed
 from convforge.kernels.numba.generate import define
-from convforge.kernels.numba.im2col_source import taps_source
+from convforge.kernels.numba.taps_source import taps_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +117,9 @@ def im2col_forward(target: Target) -> Callable[..., None]:
         panel_step = depth * tile_columns + lanes
         packed = v.pointer(scratch + 8 * (2 * item_width + 3 * most_runs + area))
         sums = v.advance(packed, item_width * panel_step)
-        stripe = v.advance(sums, tile_rows * tile_columns)
+        taken = 8 * (2 * item_width + 3 * most_runs + area)
+        taken += (item_width * panel_step + tile_rows * tile_columns) * v.itemsize
+        stripe = v.pointer(scratch + (taken + 63) // 64 * 64)
         phases = sw if kw > 1 else 1
         row_step = 1 if kh > 1 else sh
         for item in range(begin, end):
@@ -141,7 +143,7 @@ def im2col_forward(target: Target) -> Callable[..., None]:
             if first_column + count > row_pixels:
                 first_column = 0
             top, left, rows, pitch, inside = aim(
-                row_pixels, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, phases, row_step, pixel, count
+                row_pixels, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, row_step, pixel, count
             )
             row_pitch = x_h if inside else phases * pitch
             pixel_step = sh * x_h if inside else sh // row_step * row_pitch
@@ -272,7 +274,9 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
         tile_step = depth * tile_rows + 2 * lanes
         sums = v.advance(lowered, most_tiles * tile_step)
         block_sums = v.advance(sums, (panels + splits - 1) // splits * most * width)
-        stripe = v.advance(block_sums, lanes * width)
+        taken = 8 * (most + most_tiles + 1 + area)
+        taken += (most_tiles * tile_step + ((panels + splits - 1) // splits * most + lanes) * width) * v.itemsize
+        stripe = v.pointer(scratch + (taken + 63) // 64 * 64)
         phases = sw if kw > 1 else 1
         row_step = 1 if kh > 1 else sh
         for item in range(begin, end):
@@ -289,7 +293,7 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
             x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + group * c * x_c)
             packed = v.advance(v.pointer(args[f.packed]), group * vectors * lanes * taps)
             top, left, rows, pitch, inside = aim(
-                row_pixels, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, phases, row_step, pixel, count
+                row_pixels, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, row_step, pixel, count
             )
             row_pitch = x_h if inside else phases * pitch
             list_taps(kh, kw, dh, dw, row_pitch, pitch, sw if phases > 1 else 1, offsets)
