@@ -34,7 +34,7 @@ cdef inline void depthwise_panel_rows(const depthwise_input *d, const depthwise_
     s.spill = s.out_row == s.lanes
     for phase in range(min(d.apart, rows)):
         s.count = ceil_div(rows - phase, d.apart)
-        s.x = d.copy + phase * d.sh * panel.row
+        s.x = panel.x + phase * d.sh * panel.row
         s.out = out + phase * out_h
         depthwise_roll_rows(s, panel.columns)
 
@@ -64,6 +64,12 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
     d.kh, d.kw, d.sh, d.sw, d.ph, d.pw, d.dh, d.dw = a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw
     d.kw2, d.pw2 = a.kw2, a.pw2
     d.columns = a.columns
+    # not where the rows of a tile fall on the same few lines of the L1 cache
+    d.in_place = (
+        a.sw == 1 and a.ow2 == 0 and a.ow >= 4 * LANES
+        and a.kh + DEPTHWISE_NARROW_ROWS <= 4 * (4096 // greatest_divisor(4096, a.x_h * sizeof(real)))
+    )
+    d.factors = a.factors
     d.copy = <real *>depthwise_prepare(&d, scratch)
     halves = d.copy
     if a.factors:
@@ -82,6 +88,7 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
         out = <real *>a.out + image * a.out_n + group * a.k * a.out_k + top * a.out_h
         d.x = <const real *>a.x + image * a.x_n + group * a.c * a.x_c
         panel.column = panel.columns = panel.row = panel.plane = 0
+        panel.x = d.copy
         while panel.column + panel.columns < a.ow:
             if not masked:
                 # outputs of the last vector may be computed again

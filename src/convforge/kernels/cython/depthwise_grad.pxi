@@ -142,7 +142,7 @@ cdef void depthwise_dot_panel(const depthwise_input *d, const depthwise_panel *p
             i = 0
             while i < d.kh:
                 th = depthwise_chunk(d.kh - i, d.step)
-                s.x = d.copy + (phase * d.sh + i * d.dh) * panel.row + column
+                s.x = panel.x + (phase * d.sh + i * d.dh) * panel.row + column
                 j = 0
                 while j < d.kw:
                     tw = depthwise_dot_columns(th, d.kw - j)
@@ -170,6 +170,7 @@ cdef void depthwise_grad_weight(const int64_t *args, char *scratch, int64_t begi
     d.kh, d.kw, d.sh, d.sw, d.ph, d.pw, d.dh, d.dw = a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw
     d.kw2 = d.pw2 = 0
     d.columns = a.columns
+    d.in_place = d.factors = False
     totals = <real *>depthwise_prepare(&d, scratch)
     d.copy = totals + a.k * taps * LANES
     for item in range(begin, end):

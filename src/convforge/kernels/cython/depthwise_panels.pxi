@@ -9,6 +9,7 @@ cdef struct depthwise_input:
     int64_t kw2, pw2
     int64_t columns  # outputs of a panel at most
     int64_t apart, step
+    bint in_place, factors  # whether panels may be read in x; whether kernels may be separable
     int64_t reach  # input columns that the taps of one output span
     int64_t width, phases  # columns of one phase of a copied row, and how many phases
     # scratch memory: offsets of the taps' columns in a copied panel, and the panel
@@ -17,8 +18,10 @@ cdef struct depthwise_input:
 
 
 cdef struct depthwise_panel:
-    # outputs, and how far a row and a channel of their copied input reach
-    int64_t column, columns, row, plane
+    # outputs, and their input: where it begins, how far a row and a channel reach
+    int64_t column, columns
+    const real *x
+    int64_t row, plane
 
 
 cdef inline int64_t greatest_divisor(int64_t a, int64_t b) noexcept nogil:
@@ -52,19 +55,35 @@ cdef inline char *depthwise_prepare(depthwise_input *d, char *scratch) noexcept 
 
 cdef inline void depthwise_next_panel(const depthwise_input *d, int64_t top, int64_t rows, int64_t column,
                                       depthwise_panel *panel) noexcept nogil:
-    # Copy the input of the panel from `column` on, for the output rows from `top` on.
+    # The panel from `column` on, for the output rows from `top` on: in place where that is far from any border.
     cdef stripe s
-    cdef int64_t c
+    cdef int64_t c, line = top * d.sh - d.ph, below = ceil_div(rows, DEPTHWISE_NARROW_ROWS * d.apart), inside
+    below = line + (below * DEPTHWISE_NARROW_ROWS * d.apart - 1) * d.sh + (d.kh - 1) * d.dh + 1
+    panel.column = column
+    panel.columns = min(d.ow - column, d.columns)
+    if d.in_place and line >= 0 and below <= d.ih:
+        inside = d.iw - column + d.pw
+        if d.factors:
+            # the first of two passes takes whole vectors of columns
+            inside = inside // LANES * LANES
+        inside -= d.reach - 1
+        if column >= d.pw and inside >= 2 * LANES:
+            panel.columns = min(panel.columns, inside)
+            panel.x = d.x + line * d.x_h + column - d.pw
+            panel.row = d.x_h
+            panel.plane = d.x_c
+            return
+        if column < d.pw:
+            panel.columns = min(panel.columns, ceil_div(d.pw - column, LANES) * LANES)
     s.x_h, s.ih, s.iw, s.sw = d.x_h, d.ih, d.iw, d.sw
-    s.top = top * d.sh - d.ph
+    s.top = line
     s.left = column * d.sw - d.pw
     s.rows = (rows - 1) * d.sh + (d.kh - 1) * d.dh + 1
     s.row_step = 1
     s.phases = d.phases
-    s.pitch = d.width
-    panel.column = column
-    panel.columns = min(d.ow - column, d.columns)
-    panel.row = d.width * d.phases
+    s.pitch = d.width if d.sw > 1 else ceil_div(panel.columns + d.reach - 1, LANES) * LANES
+    panel.x = d.copy
+    panel.row = s.pitch * d.phases
     panel.plane = s.rows * panel.row
     for c in range(d.c):
         fill_stripe(&s, d.x + c * d.x_c, d.copy + c * panel.plane)

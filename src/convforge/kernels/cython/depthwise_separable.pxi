@@ -12,17 +12,18 @@ cdef void separable_rows(const depthwise_input *d, const depthwise_panel *panel,
     for tile in range(ceil_div(rows, DEPTHWISE_NARROW_ROWS)):
         row = tile * DEPTHWISE_NARROW_ROWS
         s.count = min(rows - row, <int64_t>DEPTHWISE_NARROW_ROWS)
-        s.x = d.copy + row * panel.row
+        s.x = panel.x + row * panel.row
         s.row = panel.row
         s.kh = d.kh
         s.kw = 1
         s.weight = factors
         s.bias = 0
         s.out = halves
-        s.out_row = panel.row
+        s.out_row = d.width
         s.lanes = ceil_div(width, LANES) * LANES
         depthwise_roll_rows(&s, s.lanes)
         s.x = halves
+        s.row = d.width
         s.kh = 1
         s.kw = d.kw
         s.weight = factors + d.kh

@@ -1,6 +1,12 @@
 # Tiles of depthwise outputs: a few rows times a few vectors of columns, whose sums stay in registers over all taps.
 # A row of input is loaded once for all the rows of the tile that see it.
 
+cdef extern from "depthwise_tile.h" nogil:
+    void depthwise_roll_3x3(
+        int64_t step, const real *x, int64_t row, const int64_t *offsets, const real *weight, real bias, real *out,
+        int64_t out_row, int64_t columns, int64_t count,
+    )
+
 cdef enum:
     DEPTHWISE_ROWS = 4  # of a tile
     DEPTHWISE_NARROW_ROWS = 8  # of a tile of one vector: as many sums as hide the latency of a multiply-add
@@ -239,6 +245,11 @@ cdef inline void depthwise_roll_rows(const depthwise_tiles *s, int64_t columns) 
     cdef int64_t done
     if s.out_w != 1 or s.pair:
         depthwise_roll_pair(s, columns)
+        return
+    if s.kh == 3 and s.kw == 3 and s.c == 1 and s.step <= 2 and columns >= LANES:
+        depthwise_roll_3x3(
+            s.step, s.x, s.row, s.offsets, s.weight, s.bias, s.out, s.out_row, columns, s.count
+        )
         return
     if s.step == 1 and s.kh >= 3:
         done = depthwise_roll_1(s, columns)

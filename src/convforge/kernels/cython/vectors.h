@@ -138,6 +138,8 @@ VEC_FUNCTION vec vec_keep(vec v) {
 #else
 VEC_FUNCTION vec vec_keep(vec v) { return v; }
 #endif
+/* Memory is read in the order of the source: what comes after this is not moved before it. */
+#define VEC_IN_ORDER __asm__ volatile("" ::: "memory")
 /* A hint that the cache line at p will be read; p may be anything. */
 VEC_FUNCTION void vec_prefetch(const real *p) { __builtin_prefetch(p); }
 VEC_FUNCTION void vec_store(real *p, vec v) { *(vec_in_memory *)p = v; }

@@ -123,7 +123,7 @@ def _forward(target: Target, roll_rows: Inner, *, may_be_separable: bool = False
         for phase in range(min(d.apart, rows)):
             out_row = d.apart * out_h
             tiles = Tiles(
-                v.advance(d.copy, phase * d.sh * panel.row), d.dh * panel.row, panel.plane, d.step,
+                v.advance(panel.x, phase * d.sh * panel.row), d.dh * panel.row, panel.plane, d.step,
                 up(rows - phase, d.apart), d.offsets, d.c, d.kh, d.kw, weight, d.kw2, weight2,
                 v.advance(out, phase * out_h), out_row, out_w, columns, bias, ow2 > 0, out_row == columns,
             )  # fmt: skip

@@ -123,7 +123,7 @@ def _grad_weight(target: Target, shapes: list[tuple[int, int]]) -> Callable[...,
                 i = 0
                 while i < d.kh:
                     th = chunk(d.kh - i, d.step)
-                    x = v.advance(d.copy, (phase * d.sh + i * d.dh) * panel.row + column)
+                    x = v.advance(panel.x, (phase * d.sh + i * d.dh) * panel.row + column)
                     j = 0
                     while j < d.kw:
                         tw = tap_columns(th, d.kw - j)

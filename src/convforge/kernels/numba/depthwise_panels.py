@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import TYPE_CHECKING, Any
 
+from convforge.kernels.numba.depthwise_tiles import NARROW_ROWS
 from convforge.kernels.numba.integers import ceiling
 from convforge.kernels.numba.stripes import stripes
 
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
 # the planes of one group, and what follows from the geometry; the table and the copy are in scratch memory
 _Input = namedtuple(
     "_Input",
-    "x_c x_h c ih iw ow kh kw sh sw ph pw dh dw kw2 columns apart step reach width phases offsets copy",
+    "x_c x_h c ih iw ow kh kw sh sw ph pw dh dw kw2 columns apart step reach width phases in_place factors offsets "
+    "copy",
 )
-# outputs, and how far a row and a channel of their copied input reach
-_Panel = namedtuple("_Panel", "column columns row plane")
+# outputs, and their input: where it begins, how far a row and a channel reach
+_Panel = namedtuple("_Panel", "column columns x row plane")
 
 
 def preparing(target: Target, f: Any, pair: bool) -> Inner:
@@ -33,15 +35,33 @@ def preparing(target: Target, f: Any, pair: bool) -> Inner:
     lanes = v.lanes
     up = ceiling(target)
     second = target.jit((lambda args: (args[f.kw2], args[f.pw2])) if pair else (lambda args: (0, 0)))
+    least = 4 * lanes
+
+    @target.jit
+    def divisor(a, b):
+        while b != 0:
+            a, b = b, a % b
+        return a
+
+    @target.jit
+    def may_be_in_place(args):
+        # not where the rows of a tile fall on the same few lines of the L1 cache
+        apart = 4096 // divisor(4096, args[f.x_h] * v.itemsize)
+        return args[f.sw] == 1 and args[f.ow] >= least and args[f.kh] + NARROW_ROWS <= 4 * apart
+
+    @target.jit
+    def choices(args):
+        if pair:
+            return may_be_in_place(args) and args[f.ow2] == 0, args[f.factors] != 0
+        return False, False
 
     @target.jit
     def prepare(args, scratch, elements, rows):
         kw, sh, sw, dh, dw, ow = args[f.kw], args[f.sh], args[f.sw], args[f.dh], args[f.dw], args[f.ow]
         kw2, pw2 = second(args)
         before = args[f.pw] if kw2 == 0 else pw2 if kw == 0 else max(args[f.pw], pw2)
-        common, rest = sh, dh
-        while rest != 0:
-            common, rest = rest, common % rest
+        common = divisor(sh, dh)
+        in_place, factors = choices(args)
         offsets = v.pointer_int64(scratch)
         reach = 1
         for j in range(kw + kw2):
@@ -55,29 +75,43 @@ def preparing(target: Target, f: Any, pair: bool) -> Inner:
             copy = v.advance(copy, lanes)
         return _Input(
             args[f.x_c], args[f.x_h], args[f.c], args[f.ih], args[f.iw], ow, args[f.kh], kw, sh, sw, args[f.ph], before,
-            dh, dw, kw2, args[f.columns], dh // common, sh // common, reach, width, min(sw, reach), offsets, copy,
+            dh, dw, kw2, args[f.columns], dh // common, sh // common, reach, width, min(sw, reach), in_place, factors,
+            offsets, copy,
         )  # fmt: skip
 
     return prepare
 
 
 def next_panels(target: Target) -> Inner:
-    """Make ``next_panel(d, x, top, rows, column)``: copy the panel from ``column`` on, for output rows from ``top`` on.
+    """Make ``next_panel(d, x, top, rows, column)``: the panel from ``column`` on, for output rows from ``top`` on.
 
-    ``x`` is the first plane of the group.
+    It is in place where that is far from any border. ``x`` is the first plane of the group.
     """
-    v, fill_stripe = target.v, stripes(target)
+    v, lanes = target.v, target.lanes
+    fill_stripe, up = stripes(target), ceiling(target)
 
     @target.jit
     def next_panel(d, x, top, rows, column):
+        line, columns = top * d.sh - d.ph, min(d.ow - column, d.columns)
+        most = up(rows, NARROW_ROWS * d.apart) * NARROW_ROWS * d.apart
+        if d.in_place and line >= 0 and line + (most - 1) * d.sh + (d.kh - 1) * d.dh < d.ih:
+            inside = d.iw - column + d.pw
+            if d.factors:
+                # the first of two passes takes whole vectors of columns
+                inside = inside // lanes * lanes
+            inside -= d.reach - 1
+            if column >= d.pw and inside >= 2 * lanes:
+                return _Panel(column, min(columns, inside), v.advance(x, line * d.x_h + column - d.pw), d.x_h, d.x_c)
+            if column < d.pw:
+                columns = min(columns, up(d.pw - column, lanes) * lanes)
         lines = (rows - 1) * d.sh + (d.kh - 1) * d.dh + 1
-        columns = min(d.ow - column, d.columns)
-        row = d.width * d.phases
+        pitch = d.width if d.sw > 1 else up(columns + d.reach - 1, lanes) * lanes
+        row = pitch * d.phases
         for c in range(d.c):
             fill_stripe(
-                d.sw, v.advance(x, c * d.x_c), d.x_h, d.ih, d.iw, top * d.sh - d.ph, column * d.sw - d.pw, lines,
-                1, d.phases, d.width, v.advance(d.copy, c * lines * row),
+                d.sw, v.advance(x, c * d.x_c), d.x_h, d.ih, d.iw, line, column * d.sw - d.pw, lines, 1, d.phases, pitch,
+                v.advance(d.copy, c * lines * row),
             )  # fmt: skip
-        return _Panel(column, columns, row, lines * row)
+        return _Panel(column, columns, d.copy, row, lines * row)
 
     return next_panel

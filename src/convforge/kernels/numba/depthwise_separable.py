@@ -31,16 +31,16 @@ def separable(target: Target, roll_rows: Inner) -> Inner:
         across = v.advance(factors, d.kh)
         for top in range(0, rows, NARROW_ROWS):
             count = min(rows - top, NARROW_ROWS)
-            x = v.advance(d.copy, top * panel.row)
+            x = v.advance(panel.x, top * panel.row)
             # the offset of the first tap is 0
             columns = Tiles(
-                x, panel.row, 0, 1, count, d.offsets, 1, d.kh, 1, factors, 0, factors, halves, panel.row, 1, width,
+                x, panel.row, 0, 1, count, d.offsets, 1, d.kh, 1, factors, 0, factors, halves, d.width, 1, width,
                 nothing, False, False,
             )  # fmt: skip
             roll_rows(columns, width)
             to = v.advance(out, top * out_h)
             along = Tiles(
-                halves, panel.row, 0, 1, count, d.offsets, 1, 1, d.kw, across, 0, across, to, out_h, 1, panel.columns,
+                halves, d.width, 0, 1, count, d.offsets, 1, 1, d.kw, across, 0, across, to, out_h, 1, panel.columns,
                 bias, False, False,
             )  # fmt: skip
             roll_rows(along, panel.columns)

@@ -107,6 +107,42 @@ def _roll(target: Target, way: int, step: int, rows: int, vectors: int) -> Inner
     return target.call(define("roll", lines, v=v))
 
 
+def _roll_3x3(target: Target, step: int) -> Inner:
+    """Make ``roll_3x3(s, columns)``: all rows of at least LANES columns of one channel's 3x3 kernel.
+
+    A tile is one vector of its rows, and all weights are in registers. A row of input is read once for all the rows of
+    outputs that see it, and a sum takes a register only for as many rows.
+    """
+    v = target.v
+    lines = [
+        "def roll_3x3(s, columns):",
+        "    bias = v.broadcast(s.bias)",
+        *(f"    w{i} = v.broadcast(s.weight[{i}])" for i in range(9)),
+        *(f"    o{j} = s.offsets[{j}]" for j in range(3)),
+        f"    for top in range(0, s.count, {_ROWS}):",
+        "        rest = s.count - top",
+        f"        for column in range(0, columns, {v.lanes}):",
+        # the last vector may overlap the one before
+        f"            at = min(column, columns - {v.lanes})",
+        f"            p = v.advance(s.x, top * {step} * s.row + at)",
+        "            out = v.advance(s.out, top * s.out_row + at)",
+    ]
+    for r in range((_ROWS - 1) * step + 3):
+        lines += [f"            a{j} = v.load(p, o{j})" for j in range(3)]
+        for i in (2, 1, 0):
+            t = (r - i) // step
+            if r < i or (r - i) % step != 0 or t >= _ROWS:
+                continue
+            total = "bias" if i == 0 else f"s{t}"
+            for j in range(3):
+                total = f"v.fma(w{3 * j + i}, a{j}, {total})"
+            lines += [f"            s{t} = {total}"]
+            if i == 2:
+                lines += [f"            if {t} < rest:", f"                v.store(out, {t} * s.out_row, s{t})"]
+        lines += ["            p = v.advance(p, s.row)"]
+    return target.call(define("roll_3x3", lines, v=v))
+
+
 def _roll_way(target: Target, way: int, step: int) -> Inner:
     """Make ``roll_way(s, columns)``: strips of three vectors, then one of as many as are left.
 
@@ -144,6 +180,10 @@ def rolling(target: Target, ways: tuple[tuple[int, int], ...], *, any_way: bool 
     one = _roll(target, _SINGLY, 0, NARROW_ROWS, 1)
     names: dict[str, Inner] = {}
     lines = ["def most(s, columns):"]
+    for step in sorted({step for step, kh in ways if kh == 3}):
+        names[f"roll_3x3_{step}"] = _roll_3x3(target, step)
+        lines += [f"    if s.step == {step} and s.kh == 3 and s.kw == 3 and s.c == 1 and columns >= {lanes}:"]
+        lines += [f"        roll_3x3_{step}(s, columns)", "        return columns"]
     for step, kh in ways:
         names[f"roll_{kh}_{step}"] = _roll_way(target, kh, step)
         test = ">=" if kh == _MANY else "=="

@@ -1,0 +1,70 @@
+/* The register tile of depthwise 3x3 kernels: one vector of four rows of outputs, all weights in registers.
+ *
+ * A row of input is read once for all the rows of outputs that see it, and a sum takes a register only for as many
+ * rows. It is C for the same reasons as the tile of outer products. */
+#pragma once
+#include "tile.h"
+
+enum { DEPTHWISE_TILE_ROWS = 4 };
+
+VEC_FUNCTION void depthwise_tile_3x3(
+    int step, const real *x, int64_t row, const int64_t *offsets, const vec *scale, vec bias, real *out, int64_t out_row,
+    int64_t count)
+{
+    vec sums[3], a[3];
+    TILE_UNROLL
+    for (int r = 0; r < (DEPTHWISE_TILE_ROWS - 1) * step + 3; r++) {
+        TILE_UNROLL
+        for (int j = 0; j < 3; j++)
+            a[j] = vec_load(x + offsets[j]);
+        TILE_UNROLL
+        for (int i = 2; i >= 0; i--) {
+            /* this is row i of the taps for row t of the outputs */
+            int t = (r - i) / step;
+            if (r < i || (r - i) % step != 0 || t >= DEPTHWISE_TILE_ROWS)
+                continue;
+            vec sum = i == 0 ? bias : sums[t % 3];
+            TILE_UNROLL
+            for (int j = 0; j < 3; j++)
+                sum = vec_fma(scale[3 * j + i], a[j], sum);
+            sums[t % 3] = sum;
+            if (i == 2 && t < count)
+                vec_store(out + t * out_row, sum);
+        }
+        x += row;
+        /* loads of later rows, moved up, would need registers that are taken */
+        VEC_IN_ORDER;
+    }
+}
+
+VEC_FUNCTION void depthwise_rows_3x3(
+    int step, const real *x, int64_t row, const int64_t *offsets, const real *weight, real bias, real *out,
+    int64_t out_row, int64_t columns, int64_t count)
+{
+    vec scale[9], start = vec_broadcast(bias);
+    int64_t columns_of[3] = {offsets[0], offsets[1], offsets[2]};
+    TILE_UNROLL
+    for (int i = 0; i < 9; i++)
+        scale[i] = vec_keep(vec_broadcast(weight[i]));
+    for (int64_t top = 0; top < count; top += DEPTHWISE_TILE_ROWS) {
+        /* the last vector may overlap the one before */
+        for (int64_t column = 0; column < columns; column += LANES) {
+            int64_t at = column < columns - LANES ? column : columns - LANES;
+            depthwise_tile_3x3(step, x + at, row, columns_of, scale, start, out + at, out_row, count - top);
+        }
+        x += DEPTHWISE_TILE_ROWS * step * row;
+        out += DEPTHWISE_TILE_ROWS * out_row;
+    }
+}
+
+/* out[t][v] = bias + sum over i, j < 3 of weight[j][i] * x[t * step + i][offsets[j] + v], for `count` rows and at least
+ * LANES columns; a step of 1 or 2. The input of whole tiles is read. */
+static TILE_APART void depthwise_roll_3x3(
+    int64_t step, const real *x, int64_t row, const int64_t *offsets, const real *weight, real bias, real *out,
+    int64_t out_row, int64_t columns, int64_t count)
+{
+    if (step == 1)
+        depthwise_rows_3x3(1, x, row, offsets, weight, bias, out, out_row, columns, count);
+    else
+        depthwise_rows_3x3(2, x, row, offsets, weight, bias, out, out_row, columns, count);
+}
