@@ -79,8 +79,8 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
 #: a plane; seconds for a call.
 _EFFICIENCY = 0.65
 _DOT_EFFICIENCY = 0.5
-_VECTOR_CYCLES = 5
-_PLANE_CYCLES = 60
+_VECTOR_CYCLES = 4
+_PLANE_CYCLES = 120
 _CALL_SECONDS = 2e-6
 
 

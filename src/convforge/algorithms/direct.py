@@ -78,7 +78,8 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
         sums = blocks * vectors * rows * (r.c * r.taps / 2 / _EFFICIENCY + _VECTOR_CYCLES)
         read = band.count * r.c * _channel(r, tile, band.rows, band.columns) / tile.lanes
         again = blocks * _READ_CYCLES if band.scratch_bytes > machine.l1 else 0
-        cycles += r.n * r.groups * (sums + read * (band.splits * _COPY_CYCLES + again))
+        items = _ITEM_CYCLES * band.splits * band.count
+        cycles += r.n * r.groups * (sums + read * (band.splits * _COPY_CYCLES + again) + items)
         streamed += r.n * band.count * p.weight_bytes * r.taps / prod(p.kernel)
     memory = streamed / (machine.bandwidth * (_CACHED if p.weight_bytes < machine.l3 // 2 else 1))
     packing = 0.0 if mode == "prepared" else p.weight_bytes * _PACK_SECONDS
@@ -88,7 +89,7 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
 #: Measured: share of the peak that the sums reach, and in the weight gradient, whose operands come from the second
 #: cache; steps that a row of the weight gradient takes beside its segments; cycles that a vector of a tile takes to
 #: begin and to be stored, a tile of the weight gradient to be added over its lanes, a vector of the input to be copied,
-#: and to be read from the second cache, for each block of output channels.
+#: and to be read from the second cache, for each block of output channels; an item beside all that.
 _EFFICIENCY = 0.95
 _DOT_EFFICIENCY = 0.55
 _ROW_STEPS = 2
@@ -96,6 +97,7 @@ _VECTOR_CYCLES = 2.5
 _TILE_CYCLES = 120
 _COPY_CYCLES = 4
 _READ_CYCLES = 1
+_ITEM_CYCLES = 120
 #: Seconds a byte of output takes beyond that, a byte of the weight to pack, and a call; how much faster weights come
 #: from the last cache than from memory.
 _OUTPUT_SECONDS = 1.2e-11

@@ -180,8 +180,19 @@ def _panel_fmas(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> 
         lowered += _STRIPE_FMAS * r.c * spans * _stripe(r, tile, width, by_rows) / tile.lanes
         lowered += _SPAN_FMAS * spans
     tiles = ceil_div(vectors, tile.vectors) * ceil_div(r.k, tile.rows) * ceil_div(taps, depth)
-    products = vectors * max(r.k, tile.rows // 2) * taps + _TILE_FMAS * tiles
+    idle = _idle(ceil_div(r.output[1], tile.lanes), tile) * r.output[0] if by_rows else _idle(vectors, tile)
+    products = (vectors + idle) * max(r.k, tile.rows // 2) * taps + _TILE_FMAS * tiles
     return products + _splits(r, tile, machine, width, by_rows) * lowered
+
+
+def _idle(vectors: int, tile: Tile) -> float:
+    """Vectors' worth of time that a line loses to panels of fewer vectors than a tile has: their sums wait.
+
+    A low tile has too few of them to hide the latency of a multiply-add.
+    """
+    if tile.rows > 4:
+        return 0
+    return (ceil_div(vectors, tile.vectors) * tile.vectors - vectors) / 2
 
 
 def _shares(r: Correlation, depth: int, itemsize: int, machine: Machine) -> int:
@@ -318,8 +329,8 @@ _REDUCTION_STEPS = 8
 _COPY_FMAS = 5
 _STRIPE_FMAS = 8
 _SPAN_FMAS = 2000
-_PIXEL_FMAS = 3
-_PIXEL_FACTOR = 1.1
+_PIXEL_FMAS = 2
+_PIXEL_FACTOR = 1.08
 _CACHED = 3
 #: What a tile takes to begin, add its bias and store its sums; steps that transposing them takes; seconds a byte of
 #: output takes.

@@ -67,7 +67,8 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
     # not where the rows of a tile fall on the same few lines of the L1 cache
     d.in_place = (
         a.sw == 1 and a.ow2 == 0 and a.ow >= 4 * LANES
-        and a.kh + DEPTHWISE_NARROW_ROWS <= 4 * (4096 // greatest_divisor(4096, a.x_h * sizeof(real)))
+        and a.kh - 1 + (DEPTHWISE_NARROW_ROWS if a.factors else DEPTHWISE_ROWS)
+        <= 4 * (4096 // greatest_divisor(4096, a.x_h * sizeof(real)))
     )
     d.factors = a.factors
     d.copy = <real *>depthwise_prepare(&d, scratch)

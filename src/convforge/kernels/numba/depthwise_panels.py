@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import TYPE_CHECKING, Any
 
-from convforge.kernels.numba.depthwise_tiles import NARROW_ROWS
+from convforge.kernels.numba.depthwise_tiles import NARROW_ROWS, ROWS
 from convforge.kernels.numba.integers import ceiling
 from convforge.kernels.numba.stripes import stripes
 
@@ -47,7 +47,8 @@ def preparing(target: Target, f: Any, pair: bool) -> Inner:
     def may_be_in_place(args):
         # not where the rows of a tile fall on the same few lines of the L1 cache
         apart = 4096 // divisor(4096, args[f.x_h] * v.itemsize)
-        return args[f.sw] == 1 and args[f.ow] >= least and args[f.kh] + NARROW_ROWS <= 4 * apart
+        rows = args[f.kh] - 1 + (NARROW_ROWS if args[f.factors] != 0 else ROWS)
+        return args[f.sw] == 1 and args[f.ow] >= least and rows <= 4 * apart
 
     @target.jit
     def choices(args):

@@ -13,7 +13,8 @@ from convforge.kernels.numba.generate import define, indented
 if TYPE_CHECKING:
     from convforge.kernels.numba.translate import Inner, Target
 
-_ROWS = 4  # of a tile
+#: Rows of a tile.
+ROWS = 4
 #: Rows of a tile of one vector: as many sums as hide the latency of a multiply-add.
 NARROW_ROWS = 8
 _VECTORS = 3  # of a tile at most
@@ -119,7 +120,7 @@ def _roll_3x3(target: Target, step: int) -> Inner:
         "    bias = v.broadcast(s.bias)",
         *(f"    w{i} = v.broadcast(s.weight[{i}])" for i in range(9)),
         *(f"    o{j} = s.offsets[{j}]" for j in range(3)),
-        f"    for top in range(0, s.count, {_ROWS}):",
+        f"    for top in range(0, s.count, {ROWS}):",
         "        rest = s.count - top",
         f"        for column in range(0, columns, {v.lanes}):",
         # the last vector may overlap the one before
@@ -127,11 +128,11 @@ def _roll_3x3(target: Target, step: int) -> Inner:
         f"            p = v.advance(s.x, top * {step} * s.row + at)",
         "            out = v.advance(s.out, top * s.out_row + at)",
     ]
-    for r in range((_ROWS - 1) * step + 3):
+    for r in range((ROWS - 1) * step + 3):
         lines += [f"            a{j} = v.load(p, o{j})" for j in range(3)]
         for i in (2, 1, 0):
             t = (r - i) // step
-            if r < i or (r - i) % step != 0 or t >= _ROWS:
+            if r < i or (r - i) % step != 0 or t >= ROWS:
                 continue
             total = "bias" if i == 0 else f"s{t}"
             for j in range(3):
@@ -150,7 +151,7 @@ def _roll_way(target: Target, way: int, step: int) -> Inner:
     left.
     """
     lanes = target.lanes
-    three, two = (_roll(target, way, step, _ROWS, vectors) for vectors in (3, 2))
+    three, two = (_roll(target, way, step, ROWS, vectors) for vectors in (3, 2))
 
     @target.call
     def roll_way(s, columns):
@@ -223,24 +224,24 @@ def rolling_pairs(target: Target) -> Inner:
     lines = [
         "def roll_pair(s, columns):",
         "    apart = s.row * s.step",
-        f"    for top in range(0, s.count, {_ROWS}):",
+        f"    for top in range(0, s.count, {ROWS}):",
         f"        for column in range(0, columns, {lanes}):",
-        *(f"            {name}{t}_0 = v.zero()" for name in "sz" for t in range(_ROWS)),
+        *(f"            {name}{t}_0 = v.zero()" for name in "sz" for t in range(ROWS)),
         "            w, w2 = s.weight, s.weight2",
         "            for c in range(s.c):",
         "                x = v.advance(s.x, c * s.plane + top * apart + column)",
         "                for j in range(s.kw):",
         "                    p = v.advance(x, s.offsets[j])",
-        *indented(5, _singly(["0"], _ROWS)),
+        *indented(5, _singly(["0"], ROWS)),
         "                    w = v.advance(w, s.kh)",
         "                first, w = w, w2",
         "                for j in range(s.kw2):",
         "                    p = v.advance(x, s.offsets[s.kw + j])",
-        *indented(5, _singly(["0"], _ROWS, "z")),
+        *indented(5, _singly(["0"], ROWS, "z")),
         "                    w = v.advance(w, s.kh)",
         "                w, w2 = first, w",
     ]
-    for t in range(_ROWS):
+    for t in range(ROWS):
         lines += [
             f"            if top + {t} < s.count:",
             f"                out = v.advance(s.out, (top + {t}) * s.out_row)",

@@ -145,6 +145,9 @@ def direct_forward(target: Target) -> Callable[..., None]:
         )  # fmt: skip
         values = v.pointer(scratch + 8 * (3 * most + depth))
         padded = v.pointer(scratch + (8 * (3 * most + depth) + lanes * v.itemsize + 63) // 64 * 64)
+        planned_row = planned_left = -1
+        top = start = copied = pitch = channel = count = 0
+        inside = False
         for item in range(begin, end):
             at = item // cuts
             left = (item - at * cuts) * most_columns
@@ -158,27 +161,28 @@ def direct_forward(target: Target) -> Callable[..., None]:
             image = image_group // g
             group = image_group - image * g
             x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + group * c * x_c)
-            # idle lanes would read past the end of x
-            in_place = columns % lanes == 0
-            top, start, copied, pitch, inside = aim_at(
-                kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, row_step, first_row, rows, left, columns, in_place
-            )
-            row_pitch = x_h if inside else phases * pitch
-            pixel_step = sh * x_h if inside else sh // row_step * row_pitch
-            list_taps(kh, kw, dh, dw, row_pitch, pitch, sw if phases > 1 else 1, offsets)
-            channel = x_c
+            if first_row != planned_row or left != planned_left:
+                planned_row, planned_left = first_row, left
+                # idle lanes would read past the end of x
+                in_place = columns % lanes == 0
+                top, start, copied, pitch, inside = aim_at(
+                    kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, row_step, first_row, rows, left, columns, in_place
+                )
+                row_pitch = x_h if inside else phases * pitch
+                pixel_step = sh * x_h if inside else sh // row_step * row_pitch
+                # an odd number of cache lines: many channels would else compete for the same sets of the cache
+                channel = x_c if inside else ((copied * row_pitch + lanes) // line | 1) * line + line
+                list_taps(kh, kw, dh, dw, row_pitch, pitch, sw if phases > 1 else 1, offsets)
+                repeat_taps(offsets, area, c, channel)
+                count = list_segments(rows, columns, pixel_step, out_h, out_w, sources, places, counts)
             b = v.advance(x, top * x_h + start)
             if not inside:
-                # an odd number of cache lines: many channels would else compete for the same sets of the cache
-                channel = ((copied * row_pitch + lanes) // line | 1) * line + line
                 b = padded
                 for i in range(c):
                     fill_stripe(
                         sw, v.advance(x, i * x_c), x_h, ih, iw, top, start, copied, row_step, phases, pitch,
                         v.advance(padded, i * channel),
                     )  # fmt: skip
-            repeat_taps(offsets, area, c, channel)
-            count = list_segments(rows, columns, pixel_step, out_h, out_w, sources, places, counts)
             place = image * args[f.out_n] + first_row * out_h + left * out_w
             for block in range(blocks * split // splits, blocks * (split + 1) // splits):
                 row = group * k + block * tile_rows
