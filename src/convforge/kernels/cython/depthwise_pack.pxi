@@ -34,17 +34,17 @@ cdef inline bint depthwise_factors(const real *taps, int64_t kh, int64_t kw, rea
     cdef double tolerance = 2.5 * (FLT_EPSILON if sizeof(real) == 4 else DBL_EPSILON)
     cdef double largest = 0, measure = 0, total = 0, scale = 1, product, reach = 0
     cdef int64_t i, j, pivot = 0, middle = 0
+    # most weights are no outer product: a few taps tell
+    for j in range(1, kw):
+        for i in range(1, kh):
+            product = <double>taps[i] * taps[j * kh]
+            if not fabs(<double>taps[0] * taps[j * kh + i] - product) <= 4 * tolerance * fabs(product):
+                return False
     for i in range(kh * kw):
         if fabs(taps[i]) > largest:
             largest = fabs(taps[i])
             pivot = i // kh
             middle = i % kh
-    # most weights are no outer product: the first taps tell, before u is known
-    for i in range(kh):
-        for j in range(kw):
-            product = <double>taps[pivot * kh + i] * taps[j * kh]
-            if not fabs(<double>taps[pivot * kh] * taps[j * kh + i] - product) <= 2 * tolerance * fabs(product):
-                return False
     taps += pivot * kh
     for i in range(kh):
         measure = common_measure(fabs(taps[i]), measure)

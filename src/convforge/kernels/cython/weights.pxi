@@ -32,6 +32,10 @@ cdef inline void pack_block(
             if pitch == tile_rows and p + LANES <= taps:
                 for r in range(tile_rows):
                     vec_store(packed + p * tile_rows + r * LANES, block[r])
+            elif tile_rows == LANES:
+                for r in range(LANES):
+                    if p + r < taps:
+                        vec_store(packed + (p + r) * pitch, block[r])
             else:
                 for r in range(tile_rows):
                     vec_store(rest + r * LANES, block[r])

@@ -65,19 +65,19 @@ def _factors(target: Target) -> Inner:
 
     @target.call
     def factors(taps, kh, kw, u, v):
+        # most weights are no outer product: a few taps tell
+        for j in range(1, kw):
+            for i in range(1, kh):
+                product = np.float64(taps[i]) * np.float64(taps[j * kh])
+                other = np.float64(taps[0]) * np.float64(taps[j * kh + i])
+                if not abs(other - product) <= 4 * tolerance * abs(product):
+                    return False
         largest, pivot, middle = 0.0, 0, 0
         for i in range(kh * kw):
             if abs(np.float64(taps[i])) > largest:
                 largest = abs(np.float64(taps[i]))
                 pivot, middle = i // kh, i % kh
         first = pivot * kh
-        # most weights are no outer product: the first taps tell, before u is known
-        for i in range(kh):
-            for j in range(kw):
-                product = np.float64(taps[first + i]) * np.float64(taps[j * kh])
-                other = np.float64(taps[first]) * np.float64(taps[j * kh + i])
-                if not abs(other - product) <= 2 * tolerance * abs(product):
-                    return False
         measure = 0.0
         for i in range(kh):
             measure = common_measure(abs(np.float64(taps[first + i])), measure)
