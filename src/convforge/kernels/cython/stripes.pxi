@@ -68,6 +68,8 @@ cdef inline void fill_groups(int sw, const stripe *s, const real *x, real *to) n
         load_group(sw, row + head * width, False, heads, v)
         store_group(sw, v, t.phases, t.pitch, to + head * LANES)
         for q in range(head + 1, tail):
+            # copying is faster than the CPU's own prefetching, which stops at each page
+            vec_prefetch(row + q * width + 2048 // sizeof(real))
             load_group(sw, row + q * width, True, NULL, v)
             store_group(sw, v, t.phases, t.pitch, to + q * LANES)
         if tail > head:
