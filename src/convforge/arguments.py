@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -23,20 +23,23 @@ def _remembered(build: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(build)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if all(map(_plain, args)) and all(map(_plain, kwargs.values())):
+        if _plain(args) and _plain(kwargs.values()):
             return look_up(*args, **kwargs)  # type: ignore[arg-type]
         return build(*args, **kwargs)
 
     return call
 
 
-def _plain(value: object) -> bool:
-    return value is None or value is True or value is False or _exact(value)
+_NUMBERS: frozenset[type] = frozenset((int, str))
+_ATOMS: frozenset[type] = _NUMBERS | {bool, type(None)}
 
 
-def _exact(value: object) -> bool:
-    kind = type(value)
-    return kind is int or kind is str or (isinstance(value, tuple) and kind is tuple and all(map(_exact, value)))
+def _plain(values: Iterable[object], atoms: frozenset[type] = _ATOMS) -> bool:
+    for value in values:
+        kind = type(value)
+        if kind not in atoms and not (isinstance(value, tuple) and kind is tuple and _plain(value, _NUMBERS)):
+            return False
+    return True
 
 
 @_remembered
