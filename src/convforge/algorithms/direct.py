@@ -201,7 +201,8 @@ def _band(r: Correlation, tile: Tile, machine: Machine, itemsize: int) -> _Band:
     count = ceil_div(oh, rows) * ceil_div(ow, columns)
     splits = min(ceil_div(least, planes * count), ceil_div(r.k, _LEAST_BLOCKS * tile.rows))
     tables = 3 * INDEX_BYTES * rows * ceil_div(columns, tile.lanes) + INDEX_BYTES * r.c * r.taps
-    return _Band(rows, columns, count, splits, tables + input_bytes() + tile.lanes * itemsize + ALIGNMENT)
+    reals = tile.rows * tile.columns + tile.lanes
+    return _Band(rows, columns, count, splits, tables + input_bytes() + reals * itemsize + ALIGNMENT)
 
 
 def _channel(r: Correlation, tile: Tile, rows: int, columns: int) -> int:

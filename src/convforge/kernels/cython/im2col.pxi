@@ -206,7 +206,8 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
     cdef real *transposed = sums + ceil_div(panels, a.splits) * most * COLUMNS
     source.striped = <real *>aligned(scratch, transposed + LANES * COLUMNS)
     cdef int64_t item, pixel, split, group, image, count, first_panel, last_panel, panel, first, rows, p, h, w
-    cdef int64_t tiles, t, row, vector, width, i, channel, tap
+    cdef int64_t tiles, t, row, vector, width, step, i, channel, tap
+    cdef const real *ahead
     cdef const real *read
     cdef const real *weight
     cdef const real *weights
@@ -256,9 +257,12 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
                 vector = vectors * panel // panels
                 width = (vectors * (panel + 1) // panels - vector) * LANES
                 weight = weights + vector * LANES * taps + first * width
+                # each tile fetches its share of the next panel's weights
+                ahead = weight + taps * width
+                step = ceil_div(width, tiles)
                 for t in range(tiles):
-                    gemm_rows(
-                        rows, lowered + t * tile_step, weight, width,
+                    gemm_ahead(
+                        rows, lowered + t * tile_step, weight, width, ahead + t * rows * step, step,
                         sums + ((panel - first_panel) * most + tops[t]) * COLUMNS, COLUMNS, NULL,
                         tops[t + 1] - tops[t], width, first > 0,
                     )

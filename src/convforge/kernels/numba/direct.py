@@ -21,31 +21,38 @@ if TYPE_CHECKING:
     from convforge.kernels.numba.translate import Inner, Target
 
 
-def _store_strided(target: Target) -> Inner:
-    """Make ``store_strided(to, value, values, step, n)``: the first n lanes, ``step`` apart, by way of ``values``."""
+def _store_apart(target: Target, vectors: int) -> Inner:
+    """Make ``store_apart(sums, places, counts, out, out_k, out_w, rows)``, for ``vectors`` of sums a row.
+
+    It is for tiles whose lanes are not all outputs, or whose outputs are not side by side.
+    """
     v = target.v
     lanes = v.lanes
 
-    @target.jit
-    def store_strided(to, value, values, step, n):
-        if step == 1:
-            v.store_partial(to, value, n)
-        else:
-            v.store(values, 0, value)
-            for i in range(min(n, lanes)):
-                to[i * step] = values[i]
+    @target.call
+    def store_apart(sums, places, counts, out, out_k, out_w, rows):
+        for i in range(rows):
+            for j in range(vectors):
+                to = v.advance(out, i * out_k + places[j])
+                values = v.advance(sums, (i * vectors + j) * lanes)
+                if out_w == 1:
+                    v.store_partial(to, v.load(values, 0), counts[j])
+                else:
+                    for lane in range(min(counts[j], lanes)):
+                        to[lane * out_w] = values[lane]
 
-    return store_strided
+    return store_apart
 
 
 def _tile(target: Target, rows: int, vectors: int) -> Inner:
-    """Make ``tile(depth, a, b, offsets, sources, places, counts, out, out_k, out_w, bias, rows, values)``.
+    """Make ``tile(depth, a, b, offsets, sources, places, counts, out, out_k, out_w, bias, rows, sums)``.
 
     out[row][place of a segment] = bias[row] + sum over p < depth of a[p][row] * b[source of the segment + offsets[p]].
+    ``sums`` has room for those of the tile.
     """
     v = target.v
     each, segments = range(rows), range(vectors)
-    lines = ["def tile(depth, a, b, offsets, sources, places, counts, out, out_k, out_w, bias, rows, values):"]
+    lines = ["def tile(depth, a, b, offsets, sources, places, counts, out, out_k, out_w, bias, rows, sums):"]
     lines += [f"    from{j} = v.advance(b, sources[{j}])" for j in segments]
     lines += [f"    s{i}_{j} = v.zero()" for i in each for j in segments]
     lines += ["    for p in range(depth):"]
@@ -63,13 +70,17 @@ def _tile(target: Target, rows: int, vectors: int) -> Inner:
             lines += [f"        s{i}_{j} = v.fma(scale, row{j}, s{i}_{j})" for j in segments]
     lines += [f"        a = v.advance(a, {target.rows})"]
     lines += ["    biases = v.pointer(bias)"]
+    lines += [f"    whole = out_w == 1 and {' and '.join(f'counts[{j}] >= {v.lanes}' for j in segments)}"]
     for i in each:
         lines += [f"    if {i} < rows:"]
         lines += [f"        init = v.broadcast(biases[{i}]) if bias != 0 else v.zero()"]
-        for j in segments:
-            to = f"v.advance(out, {i} * out_k + places[{j}])"
-            lines += [f"        store({to}, s{i}_{j} + init, values, out_w, counts[{j}])"]
-    return target.call(define("tile", lines, v=v, store=_store_strided(target)))
+        lines += ["        if whole:"]
+        lines += [f"            v.store(out, {i} * out_k + places[{j}], s{i}_{j} + init)" for j in segments]
+        lines += ["        else:"]
+        lines += [f"            v.store(sums, {(i * vectors + j) * v.lanes}, s{i}_{j} + init)" for j in segments]
+    lines += ["    if not whole:"]
+    lines += [f"        store_apart(sums, places, counts, out, out_k, out_w, min(rows, {rows}))"]
+    return target.call(define("tile", lines, v=v, store_apart=_store_apart(target, vectors)))
 
 
 def _window_rows(target: Target) -> Inner:
@@ -79,7 +90,7 @@ def _window_rows(target: Target) -> Inner:
     down to half of the whole one; that has twice the vectors.
     """
     half = target.rows // 2
-    tail = "out, out_k, out_w, bias, rows, values"
+    tail = "out, out_k, out_w, bias, rows, sums"
     names = {}
     lines = [f"def window_rows(depth, a, b, offsets, sources, places, counts, count, {tail}):"]
     lines += [f"    most = {2 * target.vectors} if rows <= {half} else {target.vectors}"]
@@ -103,7 +114,7 @@ def direct_forward(target: Target) -> Callable[..., None]:
     f = abi.fields("direct_forward")
     source, up, window_rows = taps_source(target), ceiling(target), _window_rows(target)
     aim_at, fill_stripe, list_taps = source.aim_at, stripes(target), source.list_taps
-    line = 64 // v.itemsize
+    line, tile_elements = 64 // v.itemsize, tile_rows * target.vectors * lanes
 
     @target.call
     def list_segments(rows, columns, row_step, out_h, out_w, sources, places, counts):
@@ -136,15 +147,15 @@ def direct_forward(target: Target) -> Callable[..., None]:
         stacks, cuts = up(oh, args[f.rows]), up(ow, most_columns)
         phases = sw if kw > 1 else 1
         row_step = 1 if kh > 1 else sh
-        # scratch: sources, places and counts of segments[rows * ceil(columns / LANES)], offsets[depth], lanes of one
-        # vector, the input
+        # scratch: sources, places and counts of segments[rows * ceil(columns / LANES)], offsets[depth], sums of a tile,
+        # the input
         most = args[f.rows] * up(most_columns, lanes)
         sources = v.pointer_int64(scratch)
         places, counts, offsets = (
             v.advance(sources, most), v.advance(sources, 2 * most), v.advance(sources, 3 * most),
         )  # fmt: skip
-        values = v.pointer(scratch + 8 * (3 * most + depth))
-        padded = v.pointer(scratch + (8 * (3 * most + depth) + lanes * v.itemsize + 63) // 64 * 64)
+        sums = v.pointer(scratch + 8 * (3 * most + depth))
+        padded = v.pointer(scratch + (8 * (3 * most + depth) + tile_elements * v.itemsize + 63) // 64 * 64)
         planned_row = planned_left = -1
         top = start = copied = pitch = channel = count = 0
         inside = False
@@ -190,7 +201,7 @@ def direct_forward(target: Target) -> Callable[..., None]:
                     depth, v.advance(v.pointer(args[f.packed]), (group * blocks + block) * depth * tile_rows), b,
                     offsets, sources, places, counts, count, v.advance(v.pointer(args[f.out]), place + row * out_k),
                     out_k, out_w, 0 if args[f.bias] == 0 else args[f.bias] + row * v.itemsize, k - block * tile_rows,
-                    values,
+                    sums,
                 )  # fmt: skip
 
     return kernel

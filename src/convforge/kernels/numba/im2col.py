@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
-from convforge.kernels.numba.gemm import gemm_copying, gemm_rows, transposed
+from convforge.kernels.numba.gemm import gemm_ahead, gemm_copying, gemm_rows, transposed
 from convforge.kernels.numba.generate import define
 from convforge.kernels.numba.taps_source import taps_source
 
@@ -222,7 +222,7 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
     width = lanes * target.vectors
     most_vectors = target.vectors
     f = abi.fields("im2col_pixels")
-    source, gemm, scatter = taps_source(target), gemm_rows(target), _scatter(target)
+    source, gemm, scatter = taps_source(target), gemm_ahead(target), _scatter(target)
     aim, read_channel, list_taps = source.aim, source.read_channel, source.list_taps
 
     names = [f"row{i}" for i in range(lanes)]
@@ -335,9 +335,12 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
                     vector = vectors * panel // panels
                     columns = (vectors * (panel + 1) // panels - vector) * lanes
                     weight = v.advance(packed, vector * taps * lanes + first * columns)
+                    # each tile fetches its share of the next panel's weights
+                    step = (columns + tiles - 1) // tiles
                     for tile in range(tiles):
                         gemm(
                             last - first, v.advance(lowered, tile * tile_step), weight, columns,
+                            v.advance(weight, taps * columns + tile * (last - first) * step), step,
                             v.advance(sums, ((panel - first_panel) * most + tops[tile]) * width), width, 0,
                             tops[tile + 1] - tops[tile], columns, first > 0,
                         )  # fmt: skip
