@@ -23,13 +23,15 @@ VEC_FUNCTION void depthwise_tile_3x3(
             int t = (r - i) / step;
             if (r < i || (r - i) % step != 0 || t >= DEPTHWISE_TILE_ROWS)
                 continue;
-            vec sum = i == 0 ? bias : sums[t % 3];
+            vec sum = scale[i] * a[0];
+            if (i > 0)
+                sum = vec_fma(scale[i], a[0], sums[t % 3]);
             TILE_UNROLL
-            for (int j = 0; j < 3; j++)
+            for (int j = 1; j < 3; j++)
                 sum = vec_fma(scale[3 * j + i], a[j], sum);
             sums[t % 3] = sum;
             if (i == 2 && t < count)
-                vec_store(out + t * out_row, sum);
+                vec_store(out + t * out_row, sum + bias);
         }
         x += row;
         /* loads of later rows, moved up, would need registers that are taken */

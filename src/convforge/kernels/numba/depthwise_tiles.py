@@ -134,12 +134,12 @@ def _roll_3x3(target: Target, step: int) -> Inner:
             t = (r - i) // step
             if r < i or (r - i) % step != 0 or t >= ROWS:
                 continue
-            total = "bias" if i == 0 else f"s{t}"
-            for j in range(3):
+            total = f"w{i} * a0" if i == 0 else f"v.fma(w{i}, a0, s{t})"
+            for j in (1, 2):
                 total = f"v.fma(w{3 * j + i}, a{j}, {total})"
             lines += [f"            s{t} = {total}"]
             if i == 2:
-                lines += [f"            if {t} < rest:", f"                v.store(out, {t} * s.out_row, s{t})"]
+                lines += [f"            if {t} < rest:", f"                v.store(out, {t} * s.out_row, s{t} + bias)"]
         lines += ["            p = v.advance(p, s.row)"]
     return target.call(define("roll_3x3", lines, v=v))
 
