@@ -6,7 +6,8 @@ over columns, its part of the input is copied first, padded and with its columns
 else it is read in place. Maps narrower than a segment waste lanes. The weight gradient is dot products along the output
 rows.
 
-Memory beyond the arrays: a worker takes half the second cache, or one row of segments of every channel.
+Memory beyond the arrays: a worker takes half the second cache, or one row of segments of every channel; and tables of
+24 bytes for a segment of its band and 8 for a tap.
 """
 
 from __future__ import annotations
