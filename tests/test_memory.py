@@ -1,12 +1,13 @@
 """No kernel touches memory beyond its arrays: each operand ends, and then begins, at a page that cannot be touched."""
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 import pytest
 
 import convforge as cf
-from convforge.algorithms import im2col
+from convforge.algorithms import direct, im2col
 from convforge.models import suite, suites
 from convforge.operands import operand_shapes
 from convforge.problem import ConvProblem
@@ -23,6 +24,8 @@ PROBLEMS = [
     "n1c4k4i17x35f5x5s2p2g4", "n2c7k50i5x5f1x1", "n1c6k8i16x16f3x3s2", "n1c2k3i40x3f3x1p1x0", "n1c4k8i12x14f3x3d2",
     "n1c5k6i11x19f3x3p1:float64", "max:n2c3i17x35f3x3s2p1", "max:n1c3i8x9f2s1:indices", "avg:n2c3i17x35f3x3s2p1",
     "avg:n1c5i7x7f7x7",
+    # read in place, as far as that is inside
+    "n1c2k2i60x70f3x3g2", "n1c1k1i60x70f7x7", "n1c3k8i20x34f3x3",
 ]  # fmt: skip
 
 
@@ -82,6 +85,25 @@ def test_im2col_keeps_the_memory_that_it_states(name, batch):
             # each phase of a strided gradient may end in a part of a cache line
             phases = problem.stride[0] * problem.stride[1]
             assert program.packed_bytes <= tile.rows * problem.weight_bytes + 64 * phases
+
+
+@pytest.mark.parametrize("l2", [20_000, 1 << 20])
+@pytest.mark.parametrize("name", suites())
+def test_direct_keeps_the_memory_that_it_states(name, l2):
+    """Whatever the cache: half of it, or the input under eight vectors of one row; and its tables."""
+    (policy,), here = direct.POLICIES, replace(machine(), l1=3000, l2=l2)
+    for problem in suite(name).values():
+        if not isinstance(problem, ConvProblem) or problem.ndim != 2:
+            continue
+        tile = here.tile(problem.dtype)
+        program = policy.program(problem, "forward", tile, here)
+        (args,) = (stage.args for stage in program.stages)
+        channels, (kh, kw), (_, sw) = problem.c // problem.groups, problem.kernel, problem.stride
+        reach_h, reach_w = (kh - 1) * problem.dilation[0] + 1, (kw - 1) * problem.dilation[1] // sw
+        row = channels * reach_h * sw * (8 * tile.lanes + reach_w + tile.lanes) * problem.itemsize
+        tables = 24 * args["rows"] * -(-args["columns"] // tile.lanes) + 8 * channels * kh * kw
+        slack = channels * (128 + tile.lanes * problem.itemsize) + 2 * tile.rows * tile.columns * problem.itemsize
+        assert program.scratch_bytes <= max(l2 // 2, row) + tables + slack
 
 
 @pytest.mark.parametrize("batch", [1, 16])

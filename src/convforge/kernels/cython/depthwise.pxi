@@ -5,9 +5,8 @@
 # taps then meet at rows that are `dh` apart: from one such output to the next are `step` of those.
 #
 # Borders, strides and dilations of the columns are settled before the sums: the input of a panel of outputs is copied
-# into scratch memory, padded with zeros and with its columns split by their phase (column modulo stride), so that
-# every tap reads whole vectors of neighbouring columns. 3x3 kernels read narrow maps in place where masked loads are
-# cheap.
+# into stripes, so that every tap reads whole vectors of neighbouring columns. Panels of wide planes that are far from
+# any border are read in place, and so are narrow maps by 3x3 kernels where masked loads are cheap.
 #
 # The input gradient of stride 2 is a pair of convolutions of the same input, whose outputs alternate along the rows:
 # what ends in 2 below belongs to the second.

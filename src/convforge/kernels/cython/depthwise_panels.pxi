@@ -1,6 +1,6 @@
 # What lies between the taps and the input: borders, strides and dilations. The input of a panel of outputs is copied
-# into stripes, where every tap reads whole vectors of neighbouring columns. (Read in place, the rows of wide images whose
-# width is a power of 2 fall on the same few lines of the L1 cache.)
+# into stripes, where every tap reads whole vectors of neighbouring columns, or read in place where that is the same.
+# (Not where rows would fall on the same few lines of the L1 cache, as those of images whose width is a power of 2 do.)
 
 cdef struct depthwise_input:
     # the planes of one group of one image

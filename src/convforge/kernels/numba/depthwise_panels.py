@@ -1,7 +1,8 @@
 """What lies between the taps and the input of a depthwise convolution: borders, strides and dilations.
 
-The input of a panel of outputs is copied into stripes, where every tap reads whole vectors of neighbouring columns.
-(Read in place, the rows of wide images whose width is a power of 2 fall on the same few lines of the L1 cache.)
+The input of a panel of outputs is copied into stripes, where every tap reads whole vectors of neighbouring columns, or
+read in place where that is the same. (Not where rows would fall on the same few lines of the L1 cache, as those of
+images whose width is a power of 2 do.)
 """
 
 from __future__ import annotations
