@@ -11,6 +11,7 @@ them), and the partial sums of a weight gradient at most sixteen times the weigh
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod, sqrt
 from typing import TYPE_CHECKING
 
@@ -51,11 +52,16 @@ _LEAST_BLOCKS = 8
 _LEAST_PANELS = 4
 _LEAST_PIXELS = 48
 _MOST_WIDTH = 12
+#: Rows of a panel and most panels of an item where the input is read in place.
+_STREAMED_DEPTH = 8
+_STREAMED_WIDTH = 96
 #: Most pixels and rows of lowered input that the weight gradient takes at a time: with fewer, the sums over a tile's
 #: lanes, and reading grad_output anew for each block of rows, take more than a tenth of the time.
 _MOST_PIXELS = 1024
 _MOST_COLUMNS = 144
 _LEAST_COLUMNS = 12
+#: Most taps whose input is lowered at a time where channels are in the lanes.
+_LISTED_TAPS = 64
 #: Largest tile of dot products: rows of grad_output, rows of lowered input.
 _DOT_ROWS = 6
 _DOT_COLUMNS = 4
@@ -122,23 +128,22 @@ def _in_pixels(
     vectors = ceil_div(r.k, tile.lanes)
     panels = ceil_div(vectors, tile.vectors)
     depth = _depth(r, tile, itemsize, machine)
-    shares = _shares(r, depth, itemsize, machine)
-    most = round_up(ceil_div(r.pixels, shares), tile.lanes)
-    # the sums of an item stay in the second cache
-    held = max(1, machine.l2 // 4 // (most * tile.columns * itemsize))
-    wanted = min(ceil_div(_least_items(machine), max(1, r.n) * r.groups * shares), panels // _LEAST_PANELS)
+    cut = _cut_pixels(r, tile, itemsize, machine, depth)
+    # sums that wait for more taps stay in the second cache
+    held = panels if depth >= r.c * r.taps else max(1, machine.l2 // 4 // (cut.most * tile.columns * itemsize))
+    wanted = min(ceil_div(_least_items(machine), max(1, r.n) * r.groups * cut.shares), panels // _LEAST_PANELS)
     splits = min(panels, max(wanted, ceil_div(panels, held)))
     stage = Stage(
         "im2col_pixels",
         {**input_fields(r), "packed": packed, "bias": bias_field(r), **output_fields(r), **geometry(r),
-         "depth": depth, "splits": splits, "shares": shares},
-        r.n * r.groups * splits * shares,
+         "depth": depth, "splits": splits, "shares": cut.shares, "by_rows": int(cut.by_rows),
+         "channels": cut.channels},
+        r.n * r.groups * splits * cut.shares,
     )  # fmt: skip
-    lowered = ceil_div(most, tile.rows) * (depth * tile.rows + 2 * tile.lanes)
-    rows = min(r.output[0], ceil_div(ceil_div(r.pixels, shares) - 1, r.output[1]) + 1)
-    stripe = _stripe_of(r, tile, rows, r.output[1])
-    reals = lowered + (ceil_div(panels, splits) * most + tile.lanes) * tile.columns + stripe + tile.lanes
-    integers = most + ceil_div(most, tile.rows) + 1 + r.taps
+    reals = cut.tiles * (depth * tile.rows + 2 * tile.lanes) + cut.stripes + tile.lanes
+    waiting = 1 if depth >= r.c * r.taps else ceil_div(panels, splits)
+    reals += (waiting * cut.most + tile.lanes) * tile.columns
+    integers = cut.most + cut.tiles + 1 + cut.channels * r.taps
     pack = _pack("pack_columns", r, packed, panels)
     return pack, stage, r.groups * vectors * tile.lanes * r.c * r.taps, 8 * integers + reals * itemsize + ALIGNMENT
 
@@ -156,14 +161,15 @@ def _prefers_pixels(r: Correlation, tile: Tile, itemsize: int, machine: Machine)
     They may not pad the weights more than blocks of the tile's rows would.
     """
     padded = round_up(r.k, tile.lanes) > tile.rows * r.k
-    return not padded and _pixel_fmas(r, tile) < _panel_fmas(r, tile, itemsize, machine)
+    return not padded and not _streams(r, tile) and _pixel_fmas(r, tile) < _panel_fmas(r, tile, itemsize, machine)
 
 
 def _pixel_fmas(r: Correlation, tile: Tile) -> float:
     """Fused multiply-adds of vectors that channels in the lanes take for an image's group, or would in their time."""
     taps = r.c * r.taps
     sums = r.pixels * ceil_div(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
-    return _PIXEL_FACTOR * sums + _PIXEL_FMAS * r.pixels * taps
+    factor, lowering = (_PIXEL_FACTOR, _PIXEL_FMAS) if _plain(r) else (_STRIPED_PIXEL_FACTOR, _STRIPED_PIXEL_FMAS)
+    return factor * sums + lowering * r.pixels * taps
 
 
 def _panel_fmas(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> float:
@@ -195,6 +201,59 @@ def _idle(vectors: int, tile: Tile) -> float:
     return (ceil_div(vectors, tile.vectors) * tile.vectors - vectors) / 2
 
 
+@dataclass(frozen=True, slots=True)
+class _PixelCut:
+    """How output pixels are cut up where channels are in the lanes.
+
+    Attributes
+    ----------
+    shares
+        Ranges of pixels, each an item of its own.
+    by_rows
+        Whether shares and tiles end with the rows of pixels: a tile then reads neighbours.
+    most, tiles
+        Of a share, at most: pixels, in whole vectors, and tiles.
+    channels
+        Lowered at a time.
+    stripes
+        Elements of the padded input of as many channels under a share.
+    """
+
+    shares: int
+    by_rows: bool
+    most: int
+    tiles: int
+    channels: int
+    stripes: int
+
+
+def _cut_pixels(r: Correlation, tile: Tile, itemsize: int, machine: Machine, depth: int) -> _PixelCut:
+    oh, ow = r.output
+    shares, row_tiles = _shares(r, depth, itemsize, machine), ceil_div(ow, tile.rows)
+    # tiles of half the height would take as long as whole ones
+    by_rows = not _plain(r) and shares <= oh and ow // row_tiles > tile.rows // 2
+    if by_rows:
+        rows = ceil_div(oh, shares)
+        pixels, tiles = rows * ow, rows * row_tiles
+    else:
+        pixels = ceil_div(r.pixels, shares)
+        rows, tiles = min(oh, ceil_div(pixels - 1, ow) + 1), ceil_div(round_up(pixels, tile.lanes), tile.rows)
+    stripe = _stripe_of(r, tile, rows, ow) + 2 * ALIGNMENT // itemsize + tile.lanes
+    fitting = machine.l1 // 2 // (stripe * itemsize)
+    channels = max(1, min(_LISTED_TAPS // r.taps, r.c if _plain(r) else min(r.c, fitting)))
+    return _PixelCut(shares, by_rows, round_up(pixels, tile.lanes), tiles, channels, channels * stripe)
+
+
+def _plain(r: Correlation) -> bool:
+    """Whether output pixels are input pixels, one after the other."""
+    return r.taps * prod(r.stride) == 1 and not any(r.padding) and r.input == r.output
+
+
+def _streams(r: Correlation, tile: Tile) -> bool:
+    """Whether panels of input serve one block of output channels: they need no copy."""
+    return _plain(r) and r.k <= tile.rows
+
+
 def _shares(r: Correlation, depth: int, itemsize: int, machine: Machine) -> int:
     """Ranges of pixels whose input, as far as ``depth`` taps read it, stays in the second cache; enough for threads."""
     fitting = ceil_div(r.pixels, max(1, machine.l2 * 3 // 8 // (depth * itemsize)))
@@ -204,8 +263,12 @@ def _shares(r: Correlation, depth: int, itemsize: int, machine: Machine) -> int:
 def _depth(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
     """Rows of a panel: equal shares of the taps that fill the first cache one and a half times.
 
-    The tile reads a panel from the second cache without loss; longer panels go through the output less often.
+    The tile reads a panel from the second cache without loss; longer panels go through the output less often. Where
+    one block of output channels reads the input in place, few rows at a time: the CPU follows some sixteen streams from
+    memory, and with 8 a 1x1 layer of 64 to 2 channels took a third of its time with 64.
     """
+    if _streams(r, tile):
+        return min(r.c, _STREAMED_DEPTH)
     most = max(1, min(_MOST_DEPTH, machine.l1 * 3 // 2 // (tile.columns * itemsize)))
     if r.taps <= most:
         return r.taps * ceil_div(r.c, ceil_div(r.c, most // r.taps))
@@ -220,7 +283,7 @@ def _least_items(machine: Machine) -> int:
 
 def _by_rows(r: Correlation, tile: Tile) -> bool:
     """Whether panels end with the rows of pixels: few lanes idle, and no row is copied for some of its pixels."""
-    if r.taps * prod(r.stride) == 1 and not any(r.padding) and r.input == r.output:
+    if _plain(r):
         return False
     rowwise = r.output[0] * ceil_div(r.output[1], tile.lanes)
     return rowwise * 16 <= ceil_div(r.pixels, tile.lanes) * 17
@@ -232,7 +295,8 @@ def _width(r: Correlation, tile: Tile, itemsize: int, machine: Machine, depth: i
     lines = r.output[0] if by_rows else 1
     fitting = machine.l2 // 4 // (depth * tile.columns * itemsize)
     wanted = lines * line_panels * max(1, r.n) * r.groups // _least_items(machine)
-    return max(1, min(fitting, wanted, _MOST_WIDTH))
+    most = _STREAMED_WIDTH if _streams(r, tile) else min(fitting, _MOST_WIDTH)
+    return max(1, min(wanted, most))
 
 
 def _spans(r: Correlation, tile: Tile, width: int, by_rows: bool) -> int:
@@ -323,19 +387,21 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
 _EFFICIENCY = 0.93
 _RUN_FMAS = 14
 _REDUCTION_STEPS = 8
-#: Likewise, for copying a run of a tap from the stripe or a vector into it, for making an item's runs, and for a tap of
-#: a pixel where channels are in the lanes; how much longer a step takes there. How much faster weights come from the
-#: last cache than from memory.
+#: Likewise, for copying a run of a tap from the stripe or a vector into it, and for making an item's runs; where
+#: channels are in the lanes, how much longer a step takes, and what lowering a tap of a pixel takes, from the input
+#: itself or from a stripe. How much faster weights come from the last cache than from memory.
 _COPY_FMAS = 5
 _STRIPE_FMAS = 8
 _SPAN_FMAS = 2000
-_PIXEL_FMAS = 2
-_PIXEL_FACTOR = 1.08
+_PIXEL_FACTOR = 1.02
+_PIXEL_FMAS = 1
+_STRIPED_PIXEL_FACTOR = 0.98
+_STRIPED_PIXEL_FMAS = 1.5
 _CACHED = 3
 #: What a tile takes to begin, add its bias and store its sums; steps that transposing them takes; seconds a byte of
 #: output takes.
 _TILE_FMAS = 60
-_TRANSPOSE_STEPS = 12
+_TRANSPOSE_STEPS = 20
 _OUTPUT_SECONDS = 1.2e-11
 #: Seconds a byte of the weight takes to pack, and a call.
 _PACK_SECONDS = 1e-10

@@ -57,9 +57,10 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     # width of them: a part of such a line, or several lines. items: n * g * splits of the k rows * those; depth: rows
     # of lowered input at a time
     "im2col_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "depth", "splits", "by_rows", "width"),
-    # the same with output channels in the lanes, of weights from pack_columns. items: g * splits of the panels of
-    # channels * n * shares of the pixels
-    "im2col_pixels": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "depth", "splits", "shares"),
+    # the same with output channels in the lanes, of weights from pack_columns, and pixels in the tile's rows: tiles end
+    # with the rows of pixels (by_rows) or not. items: g * splits of the panels of channels * n * shares of the pixels;
+    # channels: lowered at a time
+    "im2col_pixels": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "depth", "splits", "shares", "by_rows", "channels"),
     # partial[parts][g][k][c * kh * kw]; items: parts * g * ceil(c * kh * kw / columns); panel: pixels lowered at a time
     "im2col_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "parts", "columns", "panel"),
     # the register tiles on their own, done once an item. c[rows][columns] = bias per row, 0 without, or c itself to

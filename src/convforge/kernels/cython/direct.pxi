@@ -45,8 +45,8 @@ cdef void direct_forward(const int64_t *args, char *scratch, int64_t begin, int6
     t.striped = <real *>aligned(scratch, t.offsets + depth)
     cdef const real *x
     cdef const real *bias
-    cdef int64_t item, rest, band, split, group, image, top, left, rows, columns, c, p, block, row
-    cdef int64_t planned_top = -1, planned_left = -1, channel = 0, count = 0
+    cdef int64_t item, rest, band, split, group, image, top, left, rows, columns, block, row
+    cdef int64_t planned_top = -1, planned_left = -1, count = 0
     for item in range(begin, end):
         rest = item // (stacks * cuts)
         split = rest % a.splits
@@ -60,18 +60,11 @@ cdef void direct_forward(const int64_t *args, char *scratch, int64_t begin, int6
         if top != planned_top or left != planned_left:
             # idle lanes would read past the end of x
             aim_at(&t, top, rows, left, columns, columns % LANES == 0)
-            channel = a.x_c if t.inside else padded_channel(&t.s)
-            for c in range(1, a.c):
-                for p in range(area):
-                    t.offsets[c * area + p] = c * channel + t.offsets[p]
+            repeat_taps(t.offsets, area, a.c, channel_step(&t))
             count = list_segments(rows, columns, t.row_step, a.out_h, a.out_w, segments)
             planned_top = top
             planned_left = left
-        x = t.x + t.s.top * a.x_h + t.s.left
-        if not t.inside:
-            x = t.striped
-            for c in range(a.c):
-                fill_stripe(&t.s, t.x + c * a.x_c, t.striped + c * channel)
+        x = read_channels(&t, 0, a.c)
         for block in range(blocks * split // a.splits, blocks * (split + 1) // a.splits):
             row = group * a.k + block * ROWS
             bias = <const real *>a.bias + row if a.bias else NULL

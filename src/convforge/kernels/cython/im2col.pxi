@@ -54,6 +54,16 @@ cdef inline void lower_channel(
         panels += COLUMNS
 
 
+cdef inline void fetch_rows(const real *x, int64_t step, int64_t first, int64_t last, int64_t count) noexcept nogil:
+    """Fetch x[row * step] and what follows, ``count`` elements, for rows ``first`` to ``last``."""
+    cdef int64_t row, i
+    for row in range(first, last):
+        i = 0
+        while i < count:
+            vec_prefetch(x + row * step + i)
+            i += 64 // sizeof(real)
+
+
 cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const im2col_forward_args *a = <const im2col_forward_args *>args
     cdef taps_source t
@@ -77,7 +87,9 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
     t.striped = <real *>aligned(scratch, sums + ROWS * COLUMNS)
     cdef int64_t item, rest, split, group, image, first_block, last_block, block, run_count, first, rows, row, p, count
     cdef int64_t first_line, last_line, first_part, last_part, at, part, pixel, column, panel, panels, channel, tap, q
-    cdef bint copied
+    cdef int64_t coming, fetched, calls, end_pixel
+    cdef const real *next = NULL
+    cdef bint copied, single
     cdef const real *source
     cdef const real *weight
     cdef const real *bias
@@ -96,7 +108,7 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
         t.x = <const real *>a.x + image * a.x_n + group * a.c * a.x_c
         pixel = first_line * line + vectors * first_part // line_panels * LANES
         aim(&t, pixel, (last_line - 1) * line + min(vectors * last_part // line_panels * LANES, line) - pixel)
-        # whole vectors of x that are panels already are copied by the first block
+        # whole vectors of x that are panels already are copied by the first of several blocks
         copied = t.inside and area == 1 and g.ih == 1 and flat
         run_count = panel = 0
         for at in range(first_line, last_line):
@@ -125,13 +137,16 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                         row += 1
                 panel += 1
         panels = panel
+        end_pixel = places[panels - 1].pixel + places[panels - 1].count
+        # one block of output channels has no use for a copy
+        single = last_block - first_block == 1
         first = 0
         while first < taps:
             rows = min(a.depth, taps - first)
             channel, tap, p = first // area, first % area, 0
             while p < rows:
                 count = min(area - tap, rows - p)
-                source = read_channel(&t, channel)
+                source = read_channels(&t, channel, 1)
                 if t.inside:
                     lower_channel(True, source, t.offsets + tap, count, runs, run_count, packed + p * COLUMNS)
                 else:
@@ -139,6 +154,16 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                 p += count
                 channel += 1
                 tap = 0
+            # rows of x that are read next, in this item or the next one, are fetched in long runs on the way: the CPU
+            # does not follow as many streams as a panel has rows
+            coming = fetched = calls = 0
+            if copied and not single:
+                if first + rows < taps:
+                    next = t.x + (first + rows) * g.x_c + places[0].pixel
+                    coming = min(a.depth, taps - first - rows)
+                elif (item + 1) % (stacks * cuts) != 0 and item + 1 < end:
+                    next = t.x + end_pixel
+                    coming = min(a.depth, taps)
             for block in range(first_block, last_block):
                 row = group * a.k + block * ROWS
                 weight = <const real *>a.packed + ((group * blocks + block) * taps + first) * ROWS
@@ -149,7 +174,16 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                     pixel = places[panel].pixel
                     count = places[panel].count
                     source = packed + panel * panel_step
-                    if copied and block == first_block and count % LANES == 0:
+                    calls += 1
+                    q = coming * calls // (panels * (last_block - first_block))
+                    fetch_rows(next, g.x_c, fetched, q, end_pixel - places[0].pixel)
+                    fetched = q
+                    if copied and single and count % LANES == 0:
+                        gemm_rows(
+                            rows, weight, t.x + first * g.x_c + pixel, g.x_c, out + pixel, a.out_k, bias, row, count,
+                            first > 0,
+                        )
+                    elif copied and block == first_block and count % LANES == 0:
                         gemm_copying(
                             rows, weight, t.x + first * g.x_c + pixel, g.x_c, packed + panel * panel_step, out + pixel,
                             a.out_k, bias, row, count, first > 0,
@@ -169,19 +203,63 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
 
 
 cdef inline void lower_pixels(
-    const real *source, const int64_t *offsets, int64_t taps, const int64_t *starts, int64_t rows, real *packed
+    const real *source, const int64_t *offsets, int64_t taps, const int64_t *starts, int64_t rows, int64_t more,
+    real *packed,
 ) noexcept nogil:
-    """packed[taps][ROWS] = what up to ROWS pixels read, the last one repeated where they are fewer."""
+    """packed[taps][ROWS] = what up to ROWS pixels read, the last one repeated where they are fewer.
+
+    ``more`` pixels are listed from ``starts`` on: others may be read in the place of those that are missing.
+    """
     cdef int64_t p, i
+    cdef int64_t at[ROWS]
     cdef const real *tap
-    if rows == ROWS and starts[ROWS - 1] == starts[0] + ROWS - 1:
+    if more >= ROWS and starts[ROWS - 1] == starts[0] + ROWS - 1:
+        source += starts[0]
         for p in range(taps):
-            memcpy(packed + p * ROWS, source + starts[0] + offsets[p], ROWS * sizeof(real))
+            memcpy(packed + p * ROWS, source + offsets[p], ROWS * sizeof(real))
         return
+    for i in range(ROWS):
+        at[i] = starts[min(i, rows - 1)]
     for p in range(taps):
         tap = source + offsets[p]
         for i in range(ROWS):
-            packed[p * ROWS + i] = tap[starts[min(i, rows - 1)]]
+            packed[p * ROWS + i] = tap[at[i]]
+
+
+cdef void store_pixels(
+    const im2col_pixels_args *a, const real *sums, int64_t pixel, int64_t count, int64_t channels, real *transposed,
+    const real *bias, real *out,
+) noexcept nogil:
+    """out[channel, pixel + i] = sums[i][channel] + bias[channel] for ``count`` pixels; blocks are ``transposed``."""
+    cdef bint flat = a.out_w == 1 and (a.out_h == a.ow or a.oh == 1)
+    cdef int64_t channel = 0, row, rows, i
+    cdef vec block[LANES]
+    cdef real *to
+    while channel < channels:
+        rows = min(channels - channel, <int64_t>LANES)
+        to = out + channel * a.out_k
+        row = 0
+        while row < count:
+            for i in range(LANES):
+                block[i] = vec_load(sums + (row + i) * COLUMNS + channel)
+            transpose(LANES, block)
+            if bias:
+                for i in range(LANES):
+                    if i < rows:
+                        block[i] = block[i] + vec_broadcast(bias[channel + i])
+            if flat:
+                for i in range(LANES):
+                    if i < rows:
+                        vec_store_partial(to + pixel + row + i * a.out_k, block[i], count - row)
+            else:
+                for i in range(LANES):
+                    vec_store(transposed + i * COLUMNS, block[i])
+                scatter_rows(
+                    a.ow, a.out_k, a.out_h, a.out_w, transposed, rows, to, pixel + row,
+                    min(count - row, <int64_t>LANES), False,
+                )
+            row += LANES
+        channel += LANES
 
 
 cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
@@ -192,33 +270,33 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
     merge_rows(&source.g, a.oh)
     cdef int64_t pixels = a.oh * a.ow, area = a.kh * a.kw, taps = a.c * area
     cdef int64_t vectors = ceil_div(a.k, LANES), panels = ceil_div(vectors, VECTORS)
-    cdef int64_t most = ceil_div(ceil_div(pixels, a.shares), LANES) * LANES
-    cdef bint flat = a.out_w == 1 and (a.out_h == a.ow or a.oh == 1)
-    # scratch: starts[most], tops[tiles + 1], offsets[area], lowered[tiles][depth * ROWS + LANES], sums[panels of a split][most][COLUMNS],
-    # block[LANES][COLUMNS], stripe
+    # a unit is what shares and tiles divide: a row of pixels by rows, or else one, and tiles then divide a share
+    cdef int64_t unit = source.g.ow if a.by_rows else 1, units = pixels // unit, row_tiles = ceil_div(unit, ROWS)
+    cdef int64_t most = ceil_div(ceil_div(units, a.shares) * unit, LANES) * LANES
+    cdef int64_t most_tiles = ceil_div(units, a.shares) * row_tiles if a.by_rows else ceil_div(most, ROWS)
+    # scratch: starts[most], tops[tiles + 1], offsets[channels * area], lowered[tiles][depth * ROWS + 2 * LANES],
+    # sums[panels of a split, or 1][most][COLUMNS], block[LANES][COLUMNS], stripes of some channels
     cdef int64_t *starts = <int64_t *>scratch
     cdef int64_t *tops = starts + most
-    source.offsets = tops + ceil_div(most, ROWS) + 1
-    cdef real *lowered = <real *>(source.offsets + area)
+    source.offsets = tops + most_tiles + 1
+    cdef real *lowered = <real *>(source.offsets + a.channels * area)
     # neighbouring tiles would else compete for the same sets of the cache
     cdef int64_t tile_step = a.depth * ROWS + 2 * LANES
-    cdef real *sums = lowered + ceil_div(most, ROWS) * tile_step
-    cdef real *transposed = sums + ceil_div(panels, a.splits) * most * COLUMNS
+    cdef real *sums = lowered + most_tiles * tile_step
+    cdef real *transposed = sums + (ceil_div(panels, a.splits) if a.depth < taps else 1) * most * COLUMNS
     source.striped = <real *>aligned(scratch, transposed + LANES * COLUMNS)
     cdef int64_t item, pixel, split, group, image, count, first_panel, last_panel, panel, first, rows, p, h, w
-    cdef int64_t tiles, t, row, vector, width, step, i, channel, tap
+    cdef int64_t tiles, t, row, vector, width, step, i, channel, tap, listed = a.channels * area
     cdef const real *ahead
     cdef const real *read
     cdef const real *weight
     cdef const real *weights
-    cdef vec block[LANES]
-    cdef real *out
-    cdef real *to
+    cdef real *panel_sums
     for item in range(begin, end):
         # images and shares innermost: they use the same weights
         p = item % a.shares
-        pixel = pixels * p // a.shares
-        count = pixels * (p + 1) // a.shares - pixel
+        pixel = units * p // a.shares * unit
+        count = units * (p + 1) // a.shares * unit - pixel
         image = item // a.shares % a.n
         split = item // (a.shares * a.n) % a.splits
         group = item // (a.shares * a.n * a.splits)
@@ -227,6 +305,7 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
         source.x = <const real *>a.x + image * a.x_n + group * a.c * a.x_c
         weights = <const real *>a.packed + group * vectors * LANES * taps
         aim(&source, pixel, count)
+        repeat_taps(source.offsets, area, a.channels, channel_step(&source))
         h = 0
         w = pixel - source.first_row * source.g.ow
         for p in range(count):
@@ -235,66 +314,47 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
             if w == source.g.ow:
                 w = 0
                 h += 1
-        tiles = ceil_div(count, ROWS)
-        for t in range(tiles + 1):
-            tops[t] = count * t // tiles
+        if a.by_rows:
+            tiles = count // unit * row_tiles
+            for t in range(tiles + 1):
+                tops[t] = t // row_tiles * unit + unit * (t % row_tiles) // row_tiles
+        else:
+            tiles = ceil_div(count, ROWS)
+            for t in range(tiles + 1):
+                tops[t] = count * t // tiles
         first = 0
         while first < taps:
             rows = min(a.depth, taps - first)
             channel, tap, p = first // area, first % area, 0
             while p < rows:
-                i = min(area - tap, rows - p)
-                read = read_channel(&source, channel)
+                i = min(listed - tap, rows - p)
+                read = read_channels(&source, channel, ceil_div(tap + i, area))
                 for t in range(tiles):
                     lower_pixels(
-                        read, source.offsets + tap, i, starts + tops[t], tops[t + 1] - tops[t],
+                        read, source.offsets + tap, i, starts + tops[t], tops[t + 1] - tops[t], count - tops[t],
                         lowered + t * tile_step + p * ROWS,
                     )
                 p += i
-                channel += 1
+                channel += a.channels
                 tap = 0
             for panel in range(first_panel, last_panel):
                 vector = vectors * panel // panels
                 width = (vectors * (panel + 1) // panels - vector) * LANES
                 weight = weights + vector * LANES * taps + first * width
+                panel_sums = sums + (panel - first_panel) * most * COLUMNS if a.depth < taps else sums
                 # each tile fetches its share of the next panel's weights
                 ahead = weight + taps * width
                 step = ceil_div(width, tiles)
                 for t in range(tiles):
                     gemm_ahead(
                         rows, lowered + t * tile_step, weight, width, ahead + t * rows * step, step,
-                        sums + ((panel - first_panel) * most + tops[t]) * COLUMNS, COLUMNS, NULL,
-                        tops[t + 1] - tops[t], width, first > 0,
+                        panel_sums + tops[t] * COLUMNS, COLUMNS, NULL, tops[t + 1] - tops[t], width, first > 0,
+                    )
+                if first + rows == taps:
+                    vector *= LANES
+                    store_pixels(
+                        a, panel_sums, pixel, count, min(width, a.k - vector), transposed,
+                        <const real *>a.bias + group * a.k + vector if a.bias else NULL,
+                        <real *>a.out + image * a.out_n + (group * a.k + vector) * a.out_k,
                     )
             first += rows
-        out = <real *>a.out + image * a.out_n + group * a.k * a.out_k
-        for panel in range(first_panel, last_panel):
-            for vector in range(vectors * panel // panels, vectors * (panel + 1) // panels):
-                for t in range(ceil_div(count, LANES)):
-                    row = t * LANES
-                    read = (
-                        sums + ((panel - first_panel) * most + row) * COLUMNS
-                        + (vector - vectors * panel // panels) * LANES
-                    )
-                    for i in range(LANES):
-                        block[i] = vec_load(read + i * COLUMNS)
-                    transpose(LANES, block)
-                    rows = min(a.k - vector * LANES, <int64_t>LANES)
-                    if a.bias:
-                        for i in range(LANES):
-                            if i < rows:
-                                block[i] = block[i] + vec_broadcast(
-                                    (<const real *>a.bias)[group * a.k + vector * LANES + i]
-                                )
-                    to = out + vector * LANES * a.out_k
-                    if flat:
-                        for i in range(LANES):
-                            if i < rows:
-                                vec_store_partial(to + pixel + row + i * a.out_k, block[i], count - row)
-                    else:
-                        for i in range(LANES):
-                            vec_store(transposed + i * COLUMNS, block[i])
-                        scatter_rows(
-                            a.ow, a.out_k, a.out_h, a.out_w, transposed, rows, to, pixel + row,
-                            min(count - row, <int64_t>LANES), False,
-                        )

@@ -31,6 +31,13 @@ cdef inline void list_taps(
             offsets[i * g.kw + j] = i * g.dh * row + at
 
 
+cdef inline void repeat_taps(int64_t *offsets, int64_t area, int64_t channels, int64_t step) noexcept nogil:
+    """Go on with the taps of more channels, ``step`` apart."""
+    cdef int64_t p
+    for p in range(area, channels * area):
+        offsets[p] = offsets[p - area] + step
+
+
 # Where the taps of some output pixels are read, channel by channel: in x itself, or in a stripe filled with it. The
 # first of the pixels is in row `first_row` and column `first_column` of the output; from one row of output pixels to
 # the next it is `row_step` elements.
@@ -90,10 +97,17 @@ cdef inline void aim(taps_source *t, int64_t pixel, int64_t count) noexcept nogi
         aim_at(t, row, rows, 0, t.g.ow, True)
 
 
-cdef inline const real *read_channel(taps_source *t, int64_t channel) noexcept nogil:
-    """What the places of pixels and taps of this channel are relative to."""
+cdef inline int64_t channel_step(const taps_source *t) noexcept nogil:
+    """From one channel to the next, in x or among stripes."""
+    return t.g.x_c if t.inside else padded_channel(&t.s)
+
+
+cdef inline const real *read_channels(taps_source *t, int64_t channel, int64_t count) noexcept nogil:
+    """What the places of pixels and taps of these channels are relative to."""
     cdef const real *x = t.x + channel * t.g.x_c
+    cdef int64_t c, step = padded_channel(&t.s)
     if t.inside:
         return x + t.s.top * t.g.x_h + t.s.left
-    fill_stripe(&t.s, x, t.striped)
+    for c in range(count):
+        fill_stripe(&t.s, x + c * t.g.x_c, t.striped + c * step)
     return t.striped

@@ -41,11 +41,6 @@ VEC_FUNCTION void outer_tile(
             if (copy != NULL)
                 vec_store(copy + p * COLUMNS + j * LANES, row[j]);
         }
-        if (copy != NULL) {
-            /* what the next panel reads: too many rows for the CPU to see where each goes on */
-            vec_prefetch(b + COLUMNS);
-            vec_prefetch(b + 2 * COLUMNS - 1);
-        }
         TILE_UNROLL
         for (int i = 0; i < tile_rows; i++) {
             vec scale = vec_broadcast(a[i]);

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from convforge.kernels import abi
 from convforge.kernels.numba.generate import define
 from convforge.kernels.numba.integers import ceiling
-from convforge.kernels.numba.stripes import stripes
 from convforge.kernels.numba.taps_source import taps_source
 
 if TYPE_CHECKING:
@@ -113,8 +112,9 @@ def direct_forward(target: Target) -> Callable[..., None]:
     v, lanes, tile_rows = target.v, target.lanes, target.rows
     f = abi.fields("direct_forward")
     source, up, window_rows = taps_source(target), ceiling(target), _window_rows(target)
-    aim_at, fill_stripe, list_taps = source.aim_at, stripes(target), source.list_taps
-    line, tile_elements = 64 // v.itemsize, tile_rows * target.vectors * lanes
+    aim_at, channel_step, read_channels = source.aim_at, source.channel_step, source.read_channels
+    list_taps, repeat_taps = source.list_taps, source.repeat_taps
+    tile_elements = tile_rows * target.vectors * lanes
 
     @target.call
     def list_segments(rows, columns, row_step, out_h, out_w, sources, places, counts):
@@ -129,12 +129,6 @@ def direct_forward(target: Target) -> Callable[..., None]:
                 counts[count] = min(lanes, rows * columns - place if joined else columns - column)
                 count += 1
         return count
-
-    @target.call
-    def repeat_taps(offsets, area, channels, step):
-        for c in range(1, channels):
-            for p in range(area):
-                offsets[c * area + p] = c * step + offsets[p]
 
     def kernel(args, scratch, begin, end):
         g, c, k, oh, ow = args[f.g], args[f.c], args[f.k], args[f.oh], args[f.ow]
@@ -181,19 +175,13 @@ def direct_forward(target: Target) -> Callable[..., None]:
                 )
                 row_pitch = x_h if inside else phases * pitch
                 pixel_step = sh * x_h if inside else sh // row_step * row_pitch
-                # an odd number of cache lines: many channels would else compete for the same sets of the cache
-                channel = x_c if inside else ((copied * row_pitch + lanes) // line | 1) * line + line
+                channel = channel_step(inside, x_c, copied * row_pitch)
                 list_taps(kh, kw, dh, dw, row_pitch, pitch, sw if phases > 1 else 1, offsets)
                 repeat_taps(offsets, area, c, channel)
                 count = list_segments(rows, columns, pixel_step, out_h, out_w, sources, places, counts)
-            b = v.advance(x, top * x_h + start)
-            if not inside:
-                b = padded
-                for i in range(c):
-                    fill_stripe(
-                        sw, v.advance(x, i * x_c), x_h, ih, iw, top, start, copied, row_step, phases, pitch,
-                        v.advance(padded, i * channel),
-                    )  # fmt: skip
+            b = read_channels(
+                inside, sw, x, x_c, x_h, ih, iw, top, start, copied, row_step, phases, pitch, c, channel, padded
+            )
             place = image * args[f.out_n] + first_row * out_h + left * out_w
             for block in range(blocks * split // splits, blocks * (split + 1) // splits):
                 row = group * k + block * tile_rows

@@ -38,10 +38,6 @@ def _outer_tile(target: Target, tile_rows: int, vectors: int, copying: bool = Fa
         lines += [f"        b{j} = v.load(b, {j * v.lanes})"]
         if copying:
             lines += [f"        v.store(copy, p * {target.vectors * v.lanes} + {j * v.lanes}, b{j})"]
-    if copying:
-        # what the next panel reads: too many rows for the CPU to see where each goes on
-        most = target.vectors * v.lanes
-        lines += [f"        v.prefetch(b, {most})", f"        v.prefetch(b, {2 * most - 1})"]
     for i in rows:
         lines += [f"        scale = v.broadcast(a[{i}])"]
         lines += [f"        s{i}_{j} = v.fma(scale, b{j}, s{i}_{j})" for j in columns]

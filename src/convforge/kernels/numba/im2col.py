@@ -46,9 +46,10 @@ def im2col_forward(target: Target) -> Callable[..., None]:
     v, lanes, tile_rows = target.v, target.lanes, target.rows
     tile_columns = lanes * target.vectors
     most = target.vectors
+    line_elements = 64 // target.v.itemsize
     f = abi.fields("im2col_forward")
     source, scatter = taps_source(target), _scatter(target)
-    aim, read_channel, list_taps = source.aim, source.read_channel, source.list_taps
+    aim, read_channels, list_taps = source.aim, source.read_channels, source.list_taps
     gemm, copying_gemm = gemm_rows(target), gemm_copying(target)
 
     @target.call
@@ -82,6 +83,13 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                     # a stripe goes on past its last run, x may not
                     v.store(to, 0, v.load_partial(read, count) if inside else v.load(read, 0))
             panels = v.advance(panels, tile_columns)
+
+    @target.jit
+    def fetch_rows(x, step, first, last, count):
+        # x[row * step] and what follows, count elements
+        for row in range(first, last):
+            for i in range(0, count, line_elements):
+                v.prefetch(v.advance(x, row * step), i)
 
     def kernel(args, scratch, begin, end):
         g, c, k, oh, ow = args[f.g], args[f.c], args[f.k], args[f.oh], args[f.ow]
@@ -148,7 +156,7 @@ def im2col_forward(target: Target) -> Callable[..., None]:
             row_pitch = x_h if inside else phases * pitch
             pixel_step = sh * x_h if inside else sh // row_step * row_pitch
             list_taps(kh, kw, dh, dw, row_pitch, pitch, sw if phases > 1 else 1, offsets)
-            # whole vectors of x that are panels already are copied by the first block
+            # whole vectors of x that are panels already are copied by the first of several blocks
             copied = inside and area == 1 and ih == 1 and flat
             runs = panels = 0
             for at in range(first_line, last_line):
@@ -167,6 +175,9 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                             v.advance(places, runs), v.advance(starts, runs), v.advance(counts, runs),
                         )  # fmt: skip
                     panels += 1
+            end_pixel = panel_pixels[panels - 1] + panel_counts[panels - 1]
+            # one block of output channels has no use for a copy
+            single = last_block - first_block == 1
             for first in range(0, taps, depth):
                 last = min(first + depth, taps)
                 channel = first // area
@@ -174,9 +185,9 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                 p = first
                 while p < last:
                     count = min(area - tap, last - p)
-                    source = read_channel(
-                        inside, sw, v.advance(x, channel * x_c), x_h, ih, iw, top, left, rows, row_step, phases, pitch,
-                        stripe,
+                    source = read_channels(
+                        inside, sw, v.advance(x, channel * x_c), x_c, x_h, ih, iw, top, left, rows, row_step, phases,
+                        pitch, 1, 0, stripe,
                     )  # fmt: skip
                     lower_channel(
                         inside, source, v.advance(offsets, tap), count, places, starts, counts, runs,
@@ -185,6 +196,16 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                     p += count
                     channel += 1
                     tap = 0
+                # rows of x that are read next, in this item or the next one, are fetched in long runs on the way:
+                # the CPU does not follow as many streams as a panel has rows
+                coming = fetched = calls = 0
+                coming_x = v.advance(x, panel_pixels[0] + last * x_c)
+                if copied and not single:
+                    if last < taps:
+                        coming = min(depth, taps - last)
+                    elif cut + 1 < cuts and item + 1 < end:
+                        coming = min(depth, taps)
+                        coming_x = v.advance(x, end_pixel)
                 for block in range(first_block, last_block):
                     row = block * tile_rows
                     weight = v.advance(v.pointer(args[f.packed]), ((group * blocks + block) * taps + first) * tile_rows)
@@ -193,7 +214,16 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                     for panel in range(panels):
                         pixel, count = panel_pixels[panel], panel_counts[panel]
                         source = v.advance(packed, panel * panel_step)
-                        if copied and block == first_block and count % lanes == 0:
+                        calls += 1
+                        due = coming * calls // (panels * (last_block - first_block))
+                        fetch_rows(coming_x, x_c, fetched, due, end_pixel - panel_pixels[0])
+                        fetched = due
+                        if copied and single and count % lanes == 0:
+                            gemm(
+                                last - first, weight, v.advance(x, first * x_c + pixel), x_c, v.advance(out, pixel),
+                                out_k, bias, k - row, count, first > 0,
+                            )  # fmt: skip
+                        elif copied and block == first_block and count % lanes == 0:
                             copying_gemm(
                                 last - first, weight, v.advance(x, first * x_c + pixel), x_c, source,
                                 v.advance(out, pixel), out_k, bias, k - row, count, first > 0,
@@ -223,7 +253,8 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
     most_vectors = target.vectors
     f = abi.fields("im2col_pixels")
     source, gemm, scatter = taps_source(target), gemm_ahead(target), _scatter(target)
-    aim, read_channel, list_taps = source.aim, source.read_channel, source.list_taps
+    aim, channel_step, read_channels = source.aim, source.channel_step, source.read_channels
+    list_taps, repeat_taps = source.list_taps, source.repeat_taps
 
     names = [f"row{i}" for i in range(lanes)]
     lines = ["def store_block(sums, bias, to, step, rows, n):"]
@@ -237,15 +268,42 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
         lines += [f"        v.store_partial(v.advance(to, {i} * step), {name} + init, n)"]
     store_block = target.call(define("store_block", lines, v=v))
 
-    # what up to tile_rows pixels read of each tap, the last one repeated where they are fewer
     each = range(tile_rows)
-    lines = ["def lower_pixels(source, offsets, taps, starts, rows, packed):"]
+    lines = ["def gather(source, offsets, taps, starts, rows, packed):"]
     lines += [f"    start{i} = starts[min({i}, rows - 1)]" for i in each]
     lines += ["    for p in range(taps):"]
     lines += ["        tap = v.advance(source, offsets[p])"]
     lines += [f"        packed[{i}] = tap[start{i}]" for i in each]
     lines += [f"        packed = v.advance(packed, {tile_rows})"]
-    lower_pixels = target.call(define("lower_pixels", lines, v=v))
+    gather = target.jit(define("gather", lines, v=v))
+
+    @target.call
+    def lower_pixels(source, offsets, taps, starts, rows, more, packed):
+        # what up to tile_rows pixels read of each tap, the last one repeated where they are fewer; `more` pixels are
+        # listed from the first on: others may be read in the place of those that are missing
+        if more >= tile_rows and starts[tile_rows - 1] == starts[0] + tile_rows - 1:
+            first = v.advance(source, starts[0])
+            for p in range(taps):
+                tap = v.advance(first, offsets[p])
+                for i in range(tile_rows):
+                    packed[p * tile_rows + i] = tap[i]
+            return
+        gather(source, offsets, taps, starts, rows, packed)
+
+    @target.call
+    def store_pixels(sums, pixel, count, channels, transposed_sums, bias, out, out_k, out_h, out_w, ow, flat):
+        # out[channel, pixel + i] = sums[i][channel] + bias[channel]
+        for channel in range(0, channels, lanes):
+            rows = min(channels - channel, lanes)
+            biases = 0 if bias == 0 else bias + channel * v.itemsize
+            to = v.advance(out, channel * out_k)
+            for row in range(0, count, lanes):
+                block = v.advance(sums, row * width + channel)
+                if flat:
+                    store_block(block, biases, v.advance(to, pixel + row), out_k, rows, count - row)
+                    continue
+                store_block(block, biases, transposed_sums, width, rows, lanes)
+                scatter(transposed_sums, rows, to, out_k, out_h, out_w, ow, pixel + row, min(count - row, lanes), False)
 
     def kernel(args, scratch, begin, end):
         n, c, k, oh, ow = args[f.n], args[f.c], args[f.k], args[f.oh], args[f.ow]
@@ -261,21 +319,31 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
             ih, iw, row_pixels = 1, ih * iw, pixels
         vectors = (k + lanes - 1) // lanes
         panels = (vectors + most_vectors - 1) // most_vectors
-        most = ((pixels + shares - 1) // shares + lanes - 1) // lanes * lanes
-        most_tiles = (most + tile_rows - 1) // tile_rows
+        # a unit is what shares and tiles divide: a row of pixels by rows, or else one, and tiles then divide a share
+        by_rows, channels = args[f.by_rows], args[f.channels]
+        unit = row_pixels if by_rows else 1
+        units = pixels // unit
+        row_tiles = (unit + tile_rows - 1) // tile_rows
+        most_units = (units + shares - 1) // shares
+        most = (most_units * unit + lanes - 1) // lanes * lanes
+        most_tiles = most_units * row_tiles if by_rows else (most + tile_rows - 1) // tile_rows
+        listed = channels * area
+        # where all taps are summed at once, no other panel's sums wait for more
+        waiting = (panels + splits - 1) // splits if depth < taps else 1
         flat = args[f.out_w] == 1 and (args[f.out_h] == ow or oh == 1)
-        # scratch: starts[most], tops[tiles + 1], offsets[area], lowered[tiles][depth * tile_rows + 2 * LANES],
-        # sums[panels of a split][most][columns of a tile], block[LANES][columns], stripe
+        # scratch: starts[most], tops[tiles + 1], offsets[channels * area],
+        # lowered[tiles][depth * tile_rows + 2 * LANES], sums[panels of a split, or 1][most][columns of a tile],
+        # block[LANES][columns], stripes of some channels
         starts = v.pointer_int64(scratch)
         tops = v.advance(starts, most)
         offsets = v.advance(tops, most_tiles + 1)
-        lowered = v.pointer(scratch + 8 * (most + most_tiles + 1 + area))
+        lowered = v.pointer(scratch + 8 * (most + most_tiles + 1 + listed))
         # neighbouring tiles would else compete for the same sets of the cache
         tile_step = depth * tile_rows + 2 * lanes
         sums = v.advance(lowered, most_tiles * tile_step)
-        block_sums = v.advance(sums, (panels + splits - 1) // splits * most * width)
-        taken = 8 * (most + most_tiles + 1 + area)
-        taken += (most_tiles * tile_step + ((panels + splits - 1) // splits * most + lanes) * width) * v.itemsize
+        block_sums = v.advance(sums, waiting * most * width)
+        taken = 8 * (most + most_tiles + 1 + listed)
+        taken += (most_tiles * tile_step + (waiting * most + lanes) * width) * v.itemsize
         stripe = v.pointer(scratch + (taken + 63) // 64 * 64)
         phases = sw if kw > 1 else 1
         row_step = 1 if kh > 1 else sh
@@ -283,8 +351,8 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
             # images and shares innermost: they use the same weights
             rest = item // shares
             share = item - rest * shares
-            pixel = pixels * share // shares
-            count = pixels * (share + 1) // shares - pixel
+            pixel = units * share // shares * unit
+            count = units * (share + 1) // shares * unit - pixel
             group_split = rest // n
             image = rest - group_split * n
             group = group_split // splits
@@ -309,59 +377,58 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
                 if column == row_pixels:
                     column = 0
                     row += 1
-            tiles = (count + tile_rows - 1) // tile_rows
-            for tile in range(tiles + 1):
-                tops[tile] = count * tile // tiles
+            apart = channel_step(inside, x_c, rows * phases * pitch)
+            repeat_taps(offsets, area, channels, apart)
+            if by_rows:
+                tiles = count // unit * row_tiles
+                for tile in range(tiles + 1):
+                    row = tile // row_tiles
+                    tops[tile] = row * unit + unit * (tile - row * row_tiles) // row_tiles
+            else:
+                tiles = (count + tile_rows - 1) // tile_rows
+                for tile in range(tiles + 1):
+                    tops[tile] = count * tile // tiles
             for first in range(0, taps, depth):
                 last = min(first + depth, taps)
                 channel = first // area
                 tap = first - channel * area
                 p = first
                 while p < last:
-                    times = min(area - tap, last - p)
-                    source = read_channel(
-                        inside, sw, v.advance(x, channel * x_c), x_h, ih, iw, top, left, rows, row_step, phases, pitch,
-                        stripe,
+                    times = min(listed - tap, last - p)
+                    read = read_channels(
+                        inside, sw, v.advance(x, channel * x_c), x_c, x_h, ih, iw, top, left, rows, row_step, phases,
+                        pitch, (tap + times + area - 1) // area, apart, stripe,
                     )  # fmt: skip
                     for tile in range(tiles):
                         lower_pixels(
-                            source, v.advance(offsets, tap), times, v.advance(starts, tops[tile]),
-                            tops[tile + 1] - tops[tile], v.advance(lowered, tile * tile_step + (p - first) * tile_rows),
+                            read, v.advance(offsets, tap), times, v.advance(starts, tops[tile]),
+                            tops[tile + 1] - tops[tile], count - tops[tile],
+                            v.advance(lowered, tile * tile_step + (p - first) * tile_rows),
                         )  # fmt: skip
                     p += times
-                    channel += 1
+                    channel += channels
                     tap = 0
                 for panel in range(first_panel, last_panel):
                     vector = vectors * panel // panels
                     columns = (vectors * (panel + 1) // panels - vector) * lanes
                     weight = v.advance(packed, vector * taps * lanes + first * columns)
+                    panel_sums = v.advance(sums, (panel - first_panel) * most * width if depth < taps else 0)
                     # each tile fetches its share of the next panel's weights
                     step = (columns + tiles - 1) // tiles
                     for tile in range(tiles):
                         gemm(
                             last - first, v.advance(lowered, tile * tile_step), weight, columns,
                             v.advance(weight, taps * columns + tile * (last - first) * step), step,
-                            v.advance(sums, ((panel - first_panel) * most + tops[tile]) * width), width, 0,
-                            tops[tile + 1] - tops[tile], columns, first > 0,
+                            v.advance(panel_sums, tops[tile] * width), width, 0, tops[tile + 1] - tops[tile], columns,
+                            first > 0,
                         )  # fmt: skip
-            out = v.advance(v.pointer(args[f.out]), image * args[f.out_n] + group * k * out_k)
-            for panel in range(first_panel, last_panel):
-                first_vector = vectors * panel // panels
-                for vector in range(first_vector, vectors * (panel + 1) // panels):
-                    channels = min(k - vector * lanes, lanes)
-                    bias = 0 if args[f.bias] == 0 else args[f.bias] + (group * k + vector * lanes) * v.itemsize
-                    to = v.advance(out, vector * lanes * out_k)
-                    for row in range(0, count, lanes):
-                        block = v.advance(
-                            sums, ((panel - first_panel) * most + row) * width + (vector - first_vector) * lanes
-                        )
-                        if flat:
-                            store_block(block, bias, v.advance(to, pixel + row), out_k, channels, count - row)
-                            continue
-                        store_block(block, bias, block_sums, width, channels, lanes)
-                        scatter(
-                            block_sums, channels, to, out_k, args[f.out_h], args[f.out_w], ow, pixel + row,
-                            min(count - row, lanes), False,
+                    if last == taps:
+                        channel = group * k + vector * lanes
+                        store_pixels(
+                            panel_sums, pixel, count, min(columns, k - vector * lanes), block_sums,
+                            0 if args[f.bias] == 0 else args[f.bias] + channel * v.itemsize,
+                            v.advance(v.pointer(args[f.out]), image * args[f.out_n] + channel * out_k),
+                            out_k, args[f.out_h], args[f.out_w], ow, flat,
                         )  # fmt: skip
 
     return kernel

@@ -27,24 +27,32 @@ class TapsSource(NamedTuple):
     aim_at
         ``aim_at(kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, row_step, row, rows, column, columns, in_place)`` is
         the same for a block of pixels; without ``in_place`` it is not inside.
-    read_channel
-        ``read_channel(inside, sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)`` fills the stripe
-        where it is needed, and is what the places of taps and pixels are relative to.
+    channel_step
+        ``channel_step(inside, x_c, elements)`` is how far apart the places of channels are: in x, or stripes of as many
+        elements.
+    read_channels
+        ``read_channels(inside, sw, x, x_c, x_h, ih, iw, top, left, rows, row_step, phases, pitch, channels, step,
+        stripe)`` fills stripes ``step`` apart where they are needed, and is what the places of taps and pixels are
+        relative to.
     list_taps
         ``list_taps(kh, kw, dh, dw, row, phase, step, offsets)`` lists where a pixel reads each tap of a channel,
         relative to its first one, given the distance of rows (of x), of phases, and of the columns of a phase.
+    repeat_taps
+        ``repeat_taps(offsets, area, channels, step)`` goes on with more channels.
     """
 
     aim: Inner
     aim_at: Inner
-    read_channel: Inner
+    channel_step: Inner
+    read_channels: Inner
     list_taps: Inner
+    repeat_taps: Inner
 
 
 def taps_source(target: Target) -> TapsSource:
     """Make them."""
     v, lanes = target.v, target.lanes
-    fill_stripe = stripes(target)
+    fill_stripe, line = stripes(target), 64 // v.itemsize
 
     @target.call
     def aim_at(kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, row_step, row, rows, column, columns, in_place):
@@ -67,10 +75,21 @@ def taps_source(target: Target) -> TapsSource:
         return aim_at(kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, row_step, row, rows, column, count, True)
 
     @target.jit
-    def read_channel(inside, sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe):
+    def channel_step(inside, x_c, elements):
+        # stripes an odd number of cache lines apart: many would else compete for the same sets of the cache
+        return x_c if inside else ((elements + lanes) // line | 1) * line + line
+
+    @target.jit
+    def read_channels(
+        inside, sw, x, x_c, x_h, ih, iw, top, left, rows, row_step, phases, pitch, channels, step, stripe
+    ):
         if inside:
             return v.advance(x, top * x_h + left)
-        fill_stripe(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
+        for c in range(channels):
+            fill_stripe(
+                sw, v.advance(x, c * x_c), x_h, ih, iw, top, left, rows, row_step, phases, pitch,
+                v.advance(stripe, c * step),
+            )  # fmt: skip
         return stripe
 
     @target.call
@@ -81,4 +100,9 @@ def taps_source(target: Target) -> TapsSource:
             for i in range(kh):
                 offsets[i * kw + j] = i * dh * row + at
 
-    return TapsSource(aim, aim_at, read_channel, list_taps)
+    @target.call
+    def repeat_taps(offsets, area, channels, step):
+        for p in range(area, channels * area):
+            offsets[p] = offsets[p - area] + step
+
+    return TapsSource(aim, aim_at, channel_step, read_channels, list_taps, repeat_taps)
