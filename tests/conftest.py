@@ -5,6 +5,13 @@ import pytest
 
 from convforge.runtime import executor
 
+#: Of minutes each: started last, one of them would keep a core busy long after the others are done.
+LONGEST = ("test_gpu_resources.py", "test_simulated.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(autouse=True)
 def poisoned_workspaces(monkeypatch):

@@ -91,13 +91,13 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
 #: cache; steps that a row of the weight gradient takes beside its segments; cycles that a vector of a tile takes to
 #: begin and to be stored, a tile of the weight gradient to be added over its lanes, a vector of the input to be copied,
 #: and to be read from the second cache, for each block of output channels; an item beside all that.
-_EFFICIENCY = 0.95
+_EFFICIENCY = 0.98
 _DOT_EFFICIENCY = 0.55
 _ROW_STEPS = 2
-_VECTOR_CYCLES = 2.5
+_VECTOR_CYCLES = 2
 _TILE_CYCLES = 120
-_COPY_CYCLES = 4
-_READ_CYCLES = 1
+_COPY_CYCLES = 3
+_READ_CYCLES = 0.5
 _ITEM_CYCLES = 120
 #: Seconds a byte of output takes beyond that, a byte of the weight to pack, and a call; how much faster weights come
 #: from the last cache than from memory.
