@@ -3,7 +3,7 @@
  * In C, for gcc keeps an array of accumulators in registers only if the loops over them are unrolled early, which takes
  * a pragma: they would pass through the stack before and after the sum, a quarter of the time at a depth of 16. */
 #pragma once
-#include "vectors.h"
+#include "tile_by_hand.h"
 
 #if defined(__clang__)
 #define TILE_UNROLL _Pragma("clang loop unroll(full)")
@@ -14,25 +14,37 @@
 #define TILE_APART __attribute__((noipa, unused))
 #endif
 
-/* c[rows][columns] = sum over p < depth of a[p][row] * b[p][column], plus c itself to accumulate, or else plus a bias
- * per row where there is one.
+/* sums[row][column] = sum over p < depth of a[p][row] * b[p][column].
  *
- * a is [depth][ROWS], b [depth][ldb] and read in whole vectors; rows <= tile_rows <= ROWS and columns <= vectors * LANES
- * may be fewer than the tile has, and only those are written. The tile's size is a constant of each call. Where copy is
- * not NULL, copy[depth][COLUMNS] receives what was read of b. From ahead on, ahead_step elements in each step, weights
- * are fetched that will be needed later: they come from far, and the CPU's own prefetching stops at each page. */
-VEC_FUNCTION void outer_tile(
+ * a is [depth][ROWS], b [depth][ldb] and read in whole vectors; of them, tile_rows <= ROWS rows and some vectors count.
+ * Where copy is not NULL, copy[depth][COLUMNS] receives what was read of b. From ahead on, ahead_step elements in each
+ * step, what will be needed later is fetched: it comes from far, and the CPU's own prefetching stops at each page. */
+VEC_FUNCTION void outer_sums(
     int tile_rows, int vectors, int64_t depth, const real *a, const real *b, int64_t ldb, real *copy, const real *ahead,
-    int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
+    int64_t ahead_step, vec sums[ROWS][VECTORS])
 {
-    vec sums[ROWS][VECTORS], row[VECTORS];
-    int64_t last = (vectors - 1) * LANES;
+    vec row[VECTORS];
+    int64_t p = 0;
     TILE_UNROLL
     for (int i = 0; i < tile_rows; i++)
         TILE_UNROLL
         for (int j = 0; j < vectors; j++)
             sums[i][j] = vec_zero();
-    for (int64_t p = 0; p < depth; p++) {
+#ifdef TILE_BY_HAND
+    if (copy == NULL && tile_rows == ROWS && vectors == VECTORS) {
+        int64_t line = 64 / sizeof(real);
+        for (; p + TILE_BY_HAND <= depth; p += TILE_BY_HAND) {
+            vec_prefetch(ahead);
+            for (int64_t fetched = line; fetched < TILE_BY_HAND * ahead_step; fetched += line)
+                vec_prefetch(ahead + fetched);
+            ahead += TILE_BY_HAND * ahead_step;
+            tile_by_hand(a, b, ldb, sums);
+            a += TILE_BY_HAND * ROWS;
+            b += TILE_BY_HAND * ldb;
+        }
+    }
+#endif
+    for (; p < depth; p++) {
         vec_prefetch(ahead);
         ahead += ahead_step;
         TILE_UNROLL
@@ -51,6 +63,19 @@ VEC_FUNCTION void outer_tile(
         a += ROWS;
         b += ldb;
     }
+}
+
+/* c[rows][columns] = the same sums, plus c itself to accumulate, or else plus a bias per row where there is one.
+ *
+ * rows <= tile_rows and columns <= vectors * LANES may be fewer than the tile has, and only those are written. The
+ * tile's size is a constant of each call. */
+VEC_FUNCTION void outer_tile(
+    int tile_rows, int vectors, int64_t depth, const real *a, const real *b, int64_t ldb, real *copy, const real *ahead,
+    int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
+{
+    vec sums[ROWS][VECTORS], row[VECTORS];
+    int64_t last = (vectors - 1) * LANES;
+    outer_sums(tile_rows, vectors, depth, a, b, ldb, copy, ahead, ahead_step, sums);
     /* bias and c are added last, while nothing else needs registers */
     TILE_UNROLL
     for (int i = 0; i < tile_rows; i++) {
@@ -121,11 +146,42 @@ VEC_FUNCTION void gemm_rows(
     gemm_ahead(depth, a, b, ldb, a + 256 * ROWS, ROWS, c, ldc, bias, rows, columns, accumulate);
 }
 
-/* The same for whole blocks of rows, and copy[depth][COLUMNS] = b: waiting for far away rows is hidden behind the multiplications. */
+/* The same for whole blocks of rows, and copy[depth][COLUMNS] = b: waiting for far away rows is hidden behind the
+ * multiplications. */
 static TILE_APART void gemm_copying(
     int64_t depth, const real *a, const real *b, int64_t ldb, real *copy, real *c, int64_t ldc, const real *bias,
     int64_t rows, int64_t columns, int accumulate)
 {
-    outer_tile_of(
-        ROWS, depth, a, b, ldb, copy, a + 256 * ROWS, ROWS, c, ldc, bias, rows, columns, accumulate);
+    outer_tile_of(ROWS, depth, a, b, ldb, copy, a + 256 * ROWS, ROWS, c, ldc, bias, rows, columns, accumulate);
+}
+
+/* The tile for several blocks of rows and whole vectors: c[row][columns] = sum over p < depth of
+ * a[row / ROWS][p][row % ROWS] * b[p][column], plus c itself to accumulate; b is [depth][vectors * LANES]. */
+VEC_FUNCTION void sweep_tiles(
+    int vectors, int64_t depth, int64_t blocks, const real *a, const real *b, real *c, int64_t ldc, int accumulate)
+{
+    for (int64_t block = 0; block < blocks; block++) {
+        vec sums[ROWS][VECTORS];
+        outer_sums(ROWS, vectors, depth, a, b, vectors * LANES, NULL, a + 256 * ROWS, ROWS, sums);
+        TILE_UNROLL
+        for (int i = 0; i < ROWS; i++)
+            TILE_UNROLL
+            for (int j = 0; j < vectors; j++) {
+                real *to = c + i * ldc + j * LANES;
+                vec_store(to, accumulate ? sums[i][j] + vec_load(to) : sums[i][j]);
+            }
+        a += depth * ROWS;
+        c += ROWS * ldc;
+    }
+}
+
+static TILE_APART void gemm_sweep(
+    int64_t columns, int64_t depth, int64_t blocks, const real *a, const real *b, real *c, int64_t ldc, int accumulate)
+{
+    if (columns == 3 * LANES)
+        sweep_tiles(3, depth, blocks, a, b, c, ldc, accumulate);
+    else if (columns == 2 * LANES)
+        sweep_tiles(2, depth, blocks, a, b, c, ldc, accumulate);
+    else
+        sweep_tiles(1, depth, blocks, a, b, c, ldc, accumulate);
 }

@@ -1,56 +1,5 @@
 # Winograd F(m, 3), forward: the products, everything for a block of tiles at a time, and the same in two stages.
 
-cdef inline void winograd_sweep_vectors(
-    int vectors, int64_t depth, int64_t rows, const real *u, const real *v, real *p, int64_t step, bint accumulate,
-) noexcept nogil:
-    cdef vec sums[ROWS][VECTORS]
-    cdef vec row[VECTORS]
-    cdef vec scale
-    cdef const real *columns
-    cdef int64_t block, c
-    cdef int i, j
-    for block in range(rows):
-        for i in range(ROWS):
-            for j in range(vectors):
-                sums[i][j] = vec_zero()
-        columns = v
-        for c in range(depth):
-            # weights come from far, and the CPU's own prefetching stops at each page
-            vec_prefetch(u + 256 * ROWS)
-            for j in range(vectors):
-                row[j] = vec_load(columns + j * LANES)
-            for i in range(ROWS):
-                scale = vec_broadcast(u[i])
-                for j in range(vectors):
-                    sums[i][j] = vec_fma(scale, row[j], sums[i][j])
-            u += ROWS
-            columns += vectors * LANES
-        if accumulate:
-            for i in range(ROWS):
-                for j in range(vectors):
-                    sums[i][j] = sums[i][j] + vec_load(p + i * step + j * LANES)
-        for i in range(ROWS):
-            for j in range(vectors):
-                vec_store(p + i * step + j * LANES, sums[i][j])
-        p += ROWS * step
-
-
-cdef void winograd_sweep(
-    int64_t width, int64_t depth, int64_t rows, const real *u, const real *v, real *p, int64_t step, bint accumulate,
-) noexcept nogil:
-    """p[row][tiles] = sum over c of u[row / ROWS][c][row % ROWS] * v[c][tiles], plus p itself to accumulate.
-
-    Everything is whole: ``width`` is 1, 2 or 3 times LANES, ``rows`` counts blocks of ROWS; rows of p lie ``step``
-    apart.
-    """
-    if width == 3 * LANES:
-        winograd_sweep_vectors(3, depth, rows, u, v, p, step, accumulate)
-    elif width == 2 * LANES:
-        winograd_sweep_vectors(2, depth, rows, u, v, p, step, accumulate)
-    else:
-        winograd_sweep_vectors(1, depth, rows, u, v, p, step, accumulate)
-
-
 # Elements of u of a block of output channels
 cdef inline int64_t winograd_weight_size(int m, const winograd_args *a) noexcept nogil:
     return (m + 2) * (m + 2) * (a.k_block * a.c + LANES)
@@ -79,7 +28,7 @@ cdef inline void winograd_multiply(
             for part in range(parts):
                 channel = a.c * part // parts
                 depth = a.c * (part + 1) // parts - channel
-                winograd_sweep(
+                gemm_sweep(
                     width, depth, rows, u + rows * channel * ROWS, columns + channel * width, c, area * width, part > 0
                 )
         u += rows * a.c * ROWS + LANES
