@@ -34,7 +34,15 @@ VEC_FUNCTION void window_tile(
         TILE_UNROLL
         for (int j = 0; j < vectors; j++)
             sums[i][j] = vec_zero();
-    for (int64_t p = 0; p < depth; p++) {
+    int64_t p = 0;
+#ifdef TILE_BY_HAND
+    if (tile_rows == ROWS && vectors == VECTORS)
+        for (; p + TILE_BY_HAND <= depth; p += TILE_BY_HAND) {
+            windows_by_hand(a, from, offsets + p, sums);
+            a += TILE_BY_HAND * ROWS;
+        }
+#endif
+    for (; p < depth; p++) {
         int64_t at = offsets[p];
         /* the registers hold the shorter side of the tile and one vector of the other */
         if (tile_rows < vectors) {
