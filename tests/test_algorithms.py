@@ -100,7 +100,7 @@ def test_bits_do_not_depend_on_threads_alignment_or_preparation(algorithm, text,
     import convforge as cf
     from convforge.runtime import executor
 
-    monkeypatch.setattr(executor, "_PARALLEL_FLOPS", 0)
+    monkeypatch.setattr(executor, "_PARALLEL_SECONDS", 0.0)
     problem = cf.parse(text)
     for pass_ in problem.passes:
         if algorithm.refuses(problem, pass_) is not None:

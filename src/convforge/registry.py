@@ -92,7 +92,8 @@ class Algorithm:
             return reference.ReferenceExecutor(problem, pass_)
         here = machine()
         program = self.policy.program(problem, pass_, here.tile(problem.dtype), here)
-        return Executor(program, operand_shapes(problem, pass_), _lookup(self.backend), problem.flops(pass_))
+        seconds = self.policy.cost(problem, pass_, "prepared", here)
+        return Executor(program, operand_shapes(problem, pass_), _lookup(self.backend), seconds)
 
     def __str__(self) -> str:
         return f"{self.name}/{self.backend}"

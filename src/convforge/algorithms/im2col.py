@@ -50,7 +50,7 @@ _LEAST_BLOCKS = 8
 #: Fewest panels of channels that share lowered pixels, and pixels that share a panel, likewise; most panels of pixels
 #: that share a block of weights.
 _LEAST_PANELS = 4
-_LEAST_PIXELS = 48
+_LEAST_PIXELS = 24
 _MOST_WIDTH = 12
 #: Rows of a panel and most panels of an item where the input is read in place.
 _STREAMED_DEPTH = 8

@@ -12,8 +12,8 @@ from convforge.runtime import threads
 
 _COEFFICIENTS = 5
 _ALIGNMENT = 64
-#: Below this many floating-point operations a second thread costs more to wake than it saves (measured: 2 µs a join).
-_PARALLEL_FLOPS = 2_000_000
+#: What takes less on one thread gains little from a second one (measured: 2 µs a join).
+_PARALLEL_SECONDS = 15e-6
 
 #: The arrays of a call, in the order of ``program.ARRAYS`` without the two buffers; None where a pass has none.
 Operands = tuple[np.ndarray | None, ...]
@@ -38,8 +38,8 @@ class Executor:
         Shape and dtype of each operand of the pass, by name.
     lookup
         ``lookup(kernel, dtype)`` is the address of a compiled kernel.
-    flops
-        The pass's floating-point operations: small ones run on one thread.
+    seconds
+        What the pass is modelled to take on one thread: short ones run there.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Executor:
         program: Program,
         shapes: Mapping[str, tuple[tuple[int, ...], str]],
         lookup: Callable[[str, str], int],
-        flops: float,
+        seconds: float,
     ) -> None:
         self.program = program
         stages = (*program.prepare, *program.stages, *program.unprepared)
@@ -57,7 +57,7 @@ class Executor:
         self._prepare_count = len(program.prepare)
         self._prepared = (self._prepare_count, self._prepare_count + len(program.stages))
         self._unprepared = (self._prepared[1], len(stages)) if program.unprepared else (0, self._prepared[1])
-        self._parallel = flops >= _PARALLEL_FLOPS and any(stage.items > stage.grain for stage in stages)
+        self._parallel = seconds >= _PARALLEL_SECONDS and any(stage.items > stage.grain for stage in stages)
         self._scratch_bytes = _round_up(program.scratch_bytes)
         self._shared_bytes = _round_up(program.workspace_bytes)
         # of a call that brings no packed weights
