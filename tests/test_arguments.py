@@ -176,6 +176,21 @@ def test_integer_like_arguments_are_fine():
     np.testing.assert_array_equal(cf.conv2d(X, W, stride=[2, 2], padding=[[1, 1], [1, 1]], groups=2), expected)
 
 
+def test_lists_are_tuples():
+    """They are looked up like tuples, and named as they were given where they are wrong."""
+    from convforge.arguments import conv_problem
+
+    shapes = X.shape, W.shape
+    listed = conv_problem(list(X.shape), list(W.shape), stride=[2, 1], padding=[[1, 0], [2, 2]], groups=2)
+    assert listed is conv_problem(*shapes, stride=(2, 1), padding=((1, 0), (2, 2)), groups=2)
+    for wrong in ([1, 1, 1], [1, -1], [1, 1.0], [1, True]):
+        for _ in range(2):
+            with pytest.raises((TypeError, ValueError), match="stride"):
+                conv_problem(*shapes, stride=wrong, groups=2)
+    with pytest.raises(ValueError, match=re.escape("[1, 1, 1]")):
+        conv_problem(*shapes, stride=[1, 1, 1], groups=2)
+
+
 def test_kernel_larger_than_padded_input():
     with pytest.raises(ValueError, match="kernel"):
         cf.conv2d(X, np.ones((6, 2, 9, 3), np.float32), groups=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,7 +18,7 @@ R = TypeVar("R")
 def _remembered(build: Callable[P, R]) -> Callable[P, R]:
     """Keep what ``build`` returned for plain arguments: 26 us become 2, which a small layer's call feels.
 
-    Only plain ints, strings and tuples of them are looked up: to a dict, (1,), (1.0,) and (True,) are equal.
+    Only plain ints, strings and tuples or lists of them are looked up: to a dict, (1,), (1.0,) and (True,) are equal.
     """
     look_up = lru_cache(maxsize=1024, typed=True)(build)
 
@@ -25,9 +26,18 @@ def _remembered(build: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if _plain(args) and _plain(kwargs.values()):
             return look_up(*args, **kwargs)  # type: ignore[arg-type]
+        frozen = tuple(map(_frozen, args))
+        named = {name: _frozen(value) for name, value in kwargs.items()}
+        if _plain(frozen) and _plain(named.values()):
+            with suppress(TypeError, ValueError):  # what is wrong is told of the lists that were given
+                return look_up(*frozen, **named)
         return build(*args, **kwargs)
 
     return call
+
+
+def _frozen(value: object) -> object:
+    return tuple(map(_frozen, value)) if type(value) is list else value
 
 
 _NUMBERS: frozenset[type] = frozenset((int, str))
