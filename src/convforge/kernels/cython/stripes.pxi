@@ -97,9 +97,35 @@ cdef inline void fill_singly(const stripe *s, const real *x, real *to) noexcept 
                 t += LANES
 
 
+cdef inline void fill_narrow(const stripe *s, const real *x, real *to) noexcept nogil:
+    """Likewise for a stride of 1 and at least LANES columns of x, of few vectors: zeros, and whole vectors over them.
+
+    That is faster than masks as long as few of the stores cross cache lines.
+    """
+    cdef stripe t = s[0]  # which no store can change
+    cdef int64_t r, h, q, first = max(-t.left, <int64_t>0), last = min(t.iw - t.left, t.pitch)
+    cdef const real *row
+    for r in range(t.rows):
+        h = t.top + r * t.row_step
+        row = x + h * t.x_h + t.left
+        q = 0
+        while q < t.pitch:
+            vec_store(to + q, vec_zero())
+            q += LANES
+        if 0 <= h < t.ih:
+            q = first
+            while q + LANES <= last:
+                vec_store(to + q, vec_load(row + q))
+                q += LANES
+            vec_store(to + last - LANES, vec_load(row + last - LANES))
+        to += t.pitch
+
+
 cdef void fill_stripe(const stripe *s, const real *x, real *to) noexcept nogil:
     """The stripe of the channel at ``x``, at ``to``; after it come LANES zeros."""
-    if s.sw == 1:
+    if s.sw == 1 and s.pitch <= 4 * LANES and min(s.iw - s.left, s.pitch) - max(-s.left, <int64_t>0) >= LANES:
+        fill_narrow(s, x, to)
+    elif s.sw == 1:
         fill_groups(1, s, x, to)
     elif s.sw == 2:
         fill_groups(2, s, x, to)
