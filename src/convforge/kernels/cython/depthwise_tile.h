@@ -8,8 +8,8 @@
 enum { DEPTHWISE_TILE_ROWS = 4 };
 
 VEC_FUNCTION void depthwise_tile_3x3(
-    int step, const real *x, int64_t row, const int64_t *offsets, const vec *scale, vec bias, real *out, int64_t out_row,
-    int64_t count)
+    int step, const real *x, int64_t row, const int64_t *offsets, const vec *scale, vec bias, real *out,
+    int64_t out_row, int64_t count)
 {
     vec sums[3], a[3];
     TILE_UNROLL

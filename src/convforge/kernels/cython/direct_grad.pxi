@@ -83,7 +83,8 @@ cdef inline void direct_plan_windows(const direct_grad_weight_args *a, int64_t g
             segment[t].inside = vec_lanes_between(0, lanes)
 
 
-cdef inline void direct_dots(const direct_grad_weight_args *a, const direct_segment *segments, const direct_windows *windows,
+cdef inline void direct_dots(const direct_grad_weight_args *a, const direct_segment *segments,
+                             const direct_windows *windows,
                              const real *grad, int64_t rows, int64_t begin, int64_t end, real *dots,
                              int64_t step) noexcept nogil:
     # dots[ROWS][VECTORS][LANES] = sums over the output rows `begin` to `end`, counted through all images

@@ -16,7 +16,8 @@ static TILE_APART void store_segments(
     for (int64_t i = 0; i < rows; i++)
         for (int j = 0; j < vectors; j++)
             vec_store_strided(
-                out + i * out_k + segments[j].to, vec_load(sums + (i * 2 * VECTORS + j) * LANES), out_w, segments[j].lanes);
+                out + i * out_k + segments[j].to, vec_load(sums + (i * 2 * VECTORS + j) * LANES), out_w,
+                segments[j].lanes);
 }
 
 /* out[row][segment] = bias[row] + sum over p < depth of a[p][row] * b[segment.source + offsets[p]]. */
@@ -91,7 +92,8 @@ VEC_FUNCTION void window_tile(
 /* The segments in tiles of up to `most` vectors, the last two in equal shares. */
 VEC_FUNCTION void window_tiles(
     int tile_rows, int most, int64_t depth, const real *a, const real *b, const int64_t *offsets,
-    const tile_segment *segments, int64_t count, real *out, int64_t out_k, int64_t out_w, const real *bias, int64_t rows)
+    const tile_segment *segments, int64_t count, real *out, int64_t out_k, int64_t out_w, const real *bias,
+    int64_t rows)
 {
 #define WINDOW_TILE(vectors) \
     window_tile(tile_rows, vectors, depth, a, b, offsets, segments, out, out_k, out_w, bias, rows)

@@ -74,7 +74,8 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
     # a line is what panels divide: a row of pixels, or all of them; an item takes a part of a line, or several lines
     cdef int64_t line = g.ow if a.by_rows else pixels, lines = pixels // line
     cdef int64_t vectors = ceil_div(line, LANES), line_panels = ceil_div(vectors, VECTORS)
-    cdef int64_t cuts = ceil_div(line_panels, a.width), stacks = ceil_div(lines, max(a.width // line_panels, <int64_t>1))
+    cdef int64_t cuts = ceil_div(line_panels, a.width)
+    cdef int64_t stacks = ceil_div(lines, max(a.width // line_panels, <int64_t>1))
     cdef bint flat = a.out_w == 1 and (a.out_h == a.ow or a.oh == 1)
     # scratch: places[width], runs[width * COLUMNS], offsets[area], panels[width][depth * COLUMNS + LANES],
     # sums[ROWS][COLUMNS], stripe

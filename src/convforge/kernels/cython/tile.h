@@ -104,7 +104,7 @@ VEC_FUNCTION void outer_tile_of(
     int tile_rows, int64_t depth, const real *a, const real *b, int64_t ldb, real *copy, const real *ahead,
     int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
-#define OUTER_TILE(vectors)                                                                                             \
+#define OUTER_TILE(vectors)                                                                                            \
     outer_tile(tile_rows, vectors, depth, a, b, ldb, copy, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate)
     if (columns > 2 * LANES)
         OUTER_TILE(3);
@@ -118,10 +118,10 @@ VEC_FUNCTION void outer_tile_of(
 /* outer_tile for any rows, of which it does at most ROWS, and at most COLUMNS columns: the tile is as low as the rows,
  * down to half of the whole one. */
 static TILE_APART void gemm_ahead(
-    int64_t depth, const real *a, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step, real *c, int64_t ldc,
-    const real *bias, int64_t rows, int64_t columns, int accumulate)
+    int64_t depth, const real *a, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step, real *c,
+    int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
-#define OUTER_TILE(tile_rows)                                                                                           \
+#define OUTER_TILE(tile_rows)                                                                                          \
     outer_tile_of(tile_rows, depth, a, b, ldb, NULL, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate)
     if (rows >= ROWS)
         OUTER_TILE(ROWS);

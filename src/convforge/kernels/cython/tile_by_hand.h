@@ -15,19 +15,19 @@
 #define TILE_TYPE "s"
 #define TILE_BYTES "4"
 #endif
-#define TILE_ROW(step, row)                                                                                             \
-    "vbroadcasts" TILE_TYPE " " TILE_BYTES "*(4*" #step "+" #row ")(%[a]),%%ymm15\n\t"                                  \
-    "vfmadd231p" TILE_TYPE " %%ymm15,%%ymm12,%[s" #row "0]\n\t"                                                         \
-    "vfmadd231p" TILE_TYPE " %%ymm15,%%ymm13,%[s" #row "1]\n\t"                                                         \
+#define TILE_ROW(step, row)                                                                                            \
+    "vbroadcasts" TILE_TYPE " " TILE_BYTES "*(4*" #step "+" #row ")(%[a]),%%ymm15\n\t"                                 \
+    "vfmadd231p" TILE_TYPE " %%ymm15,%%ymm12,%[s" #row "0]\n\t"                                                        \
+    "vfmadd231p" TILE_TYPE " %%ymm15,%%ymm13,%[s" #row "1]\n\t"                                                        \
     "vfmadd231p" TILE_TYPE " %%ymm15,%%ymm14,%[s" #row "2]\n\t"
-#define TILE_STEP(step, b0, b1, b2)                                                                                     \
-    "vmovup" TILE_TYPE " " b0 ",%%ymm12\n\t"                                                                            \
-    "vmovup" TILE_TYPE " " b1 ",%%ymm13\n\t"                                                                            \
-    "vmovup" TILE_TYPE " " b2 ",%%ymm14\n\t"                                                                            \
+#define TILE_STEP(step, b0, b1, b2)                                                                                    \
+    "vmovup" TILE_TYPE " " b0 ",%%ymm12\n\t"                                                                           \
+    "vmovup" TILE_TYPE " " b1 ",%%ymm13\n\t"                                                                           \
+    "vmovup" TILE_TYPE " " b2 ",%%ymm14\n\t"                                                                           \
     TILE_ROW(step, 0) TILE_ROW(step, 1) TILE_ROW(step, 2) TILE_ROW(step, 3)
-#define TILE_SUMS(sums)                                                                                                 \
-    [s00] "+x"(sums[0][0]), [s01] "+x"(sums[0][1]), [s02] "+x"(sums[0][2]), [s10] "+x"(sums[1][0]),                     \
-    [s11] "+x"(sums[1][1]), [s12] "+x"(sums[1][2]), [s20] "+x"(sums[2][0]), [s21] "+x"(sums[2][1]),                     \
+#define TILE_SUMS(sums)                                                                                                \
+    [s00] "+x"(sums[0][0]), [s01] "+x"(sums[0][1]), [s02] "+x"(sums[0][2]), [s10] "+x"(sums[1][0]),                    \
+    [s11] "+x"(sums[1][1]), [s12] "+x"(sums[1][2]), [s20] "+x"(sums[2][0]), [s21] "+x"(sums[2][1]),                    \
     [s22] "+x"(sums[2][2]), [s30] "+x"(sums[3][0]), [s31] "+x"(sums[3][1]), [s32] "+x"(sums[3][2])
 
 /* sums[row][column] += sum over p < 4 of a[p][row] * b[p][column], in this order. */
@@ -48,7 +48,7 @@ VEC_FUNCTION void windows_by_hand(
     const real *a, const real *const b[VECTORS], const int64_t *offsets, vec sums[ROWS][2 * VECTORS])
 {
 #define WINDOW(b) "(%[" b "],%%rcx," TILE_BYTES ")"
-#define WINDOW_STEP(step)                                                                                               \
+#define WINDOW_STEP(step)                                                                                              \
     "movq 8*" #step "(%[offsets]),%%rcx\n\t" TILE_STEP(step, WINDOW("b0"), WINDOW("b1"), WINDOW("b2"))
     __asm__(WINDOW_STEP(0) WINDOW_STEP(1) WINDOW_STEP(2) WINDOW_STEP(3)
             : TILE_SUMS(sums)

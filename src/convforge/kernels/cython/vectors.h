@@ -96,8 +96,8 @@ typedef lane_bits vec_bits __attribute__((vector_size(VEC_BYTES)));
 #error "CF_LANES is 2, 4, 8 or 16"
 #endif
 
-/* vec_even, vec_odd: elements 0, 2, 4... and 1, 3, 5... of the concatenation of a and b; vec_low, vec_high: the halves of
- * a0 b0 a1 b1... */
+/* vec_even, vec_odd: elements 0, 2, 4... and 1, 3, 5... of the concatenation of a and b; vec_low, vec_high: the halves
+ * of a0 b0 a1 b1... */
 #if defined(__AVX2__) && !defined(__AVX512F__)
 /* by name: two shuffles share their halves and take four instructions, of which gcc makes six slower ones */
 #if CF_REAL_BITS == 32

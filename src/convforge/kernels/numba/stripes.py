@@ -94,11 +94,30 @@ def stripes(target: Target) -> Inner:
 
         return fill_groups if stride > 0 else fill_singly
 
+    @target.call
+    def fill_narrow(x, x_h, ih, first, last, top, left, rows, row_step, pitch, to):
+        # stride 1, at least LANES columns of x: zeros, and whole vectors over them, which is faster than masks as long
+        # as few of the stores cross cache lines
+        for r in range(rows):
+            h = top + r * row_step
+            row = v.advance(x, h * x_h + left)
+            for q in range(0, pitch, lanes):
+                v.store(to, q, v.zero())
+            if 0 <= h < ih:
+                for q in range(first, last - lanes, lanes):
+                    v.store(to, q, v.load(row, q))
+                v.store(to, last - lanes, v.load(row, last - lanes))
+            to = v.advance(to, pitch)
+        v.store(to, 0, v.zero())
+
     fill1, fill2, fill4, fill_any = make(1), make(2), make(4), make(0)
 
     @target.jit
     def fill_stripe(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe):
-        if sw == 1:
+        first, last = max(-left, 0), min(iw - left, pitch)
+        if sw == 1 and pitch <= 4 * lanes and last - first >= lanes:
+            fill_narrow(x, x_h, ih, first, last, top, left, rows, row_step, pitch, stripe)
+        elif sw == 1:
             fill1(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
         elif sw == 2:
             fill2(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
