@@ -1,7 +1,8 @@
 # One channel of the input under some output pixels, padded with zeros, its columns split by their phase within a
 # stride: what neighbouring pixels read for one tap lies in one piece. It has `rows` rows of `phases` pieces of `pitch`
 # elements, which are whole vectors; the first is row `top` of x from column `left` on, the next ones are `row_step`
-# rows of x apart. (Stores that cross cache lines take twice as long, loads hardly more: it is as well aligned as it can be.)
+# rows of x apart. (Stores that cross cache lines take twice as long, loads hardly more: it is as well aligned as it
+# can be.)
 
 ctypedef struct stripe:
     int64_t x_h, ih, iw, sw, top, left, rows, row_step, phases, pitch

@@ -1,6 +1,6 @@
-# Winograd's gradient by the weight is F(3, m): a tile of x times a tile of grad_output, transformed by A, is summed over
-# all tiles before one inverse transform. v[g][xi][c][tiles] and w[g][xi][k][tiles] hold one block: its panel is the
-# block.
+# Winograd's gradient by the weight is F(3, m): a tile of x times a tile of grad_output, transformed by A, is summed
+# over all tiles before one inverse transform. v[g][xi][c][tiles] and w[g][xi][k][tiles] hold one block: its panel is
+# the block.
 
 ctypedef winograd_f2_grad_weight_args winograd_grad_args
 
