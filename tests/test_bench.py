@@ -1,5 +1,6 @@
 """bench: who takes part, who is timed, and what a report says of it."""
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -235,22 +236,17 @@ def test_drawn_layers_are_the_same_for_a_seed():
 def test_settling_waits_for_threads_that_run():
     settling.settle()
     assert not settling._others_running()
-    stop = threading.Event()
-
-    def spin():
-        end = time.perf_counter() + 5
-        while not stop.is_set() and time.perf_counter() < end:
-            # without the GIL: the watcher must get it
-            np.dot(matrix, matrix)
-
-    matrix = np.ones((400, 400))
-    worker = threading.Thread(target=spin)
+    # one long call without the GIL, for which a thread would sleep in between
+    worker = threading.Thread(target=hashlib.pbkdf2_hmac, args=("sha256", b"password", b"salt", 4_000_000))
     worker.start()
+    while worker.is_alive() and not settling._others_running():
+        time.sleep(1e-3)
     begin = time.perf_counter()
     settling.settle()
     waited = time.perf_counter() - begin
-    stop.set()
+    still = worker.is_alive()
     worker.join()
+    assert still
     assert waited >= settling._LONGEST
 
 
