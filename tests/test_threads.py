@@ -164,6 +164,41 @@ def test_workers_are_reused():
     assert _python(code.replace("{backend}", COMPILED[0])) == "True True True\n"
 
 
+@pytest.mark.skipif(
+    threads.native_missing is not None or not hasattr(os, "sched_getaffinity") or not os.path.isdir("/proc/self/task"),
+    reason="no compiled pool, or no way to see where its threads may run",
+)
+def test_workers_stay_off_the_callers_cpu_and_within_their_mask():
+    code = """
+        import os, time
+        import numpy as np, convforge as cf
+        from convforge.runtime import threads
+        cpus = os.sched_getaffinity(0)
+        threads.get_num_threads = lambda: 3
+        x, w = np.ones((4, 16, 28, 28), np.float32), np.ones((32, 16, 3, 3), np.float32)
+        plan = cf.plan("n4c16k32i28x28f3x3p1")
+        tasks = lambda: set(map(int, os.listdir("/proc/self/task")))
+        before = tasks()
+        y = plan(x, w)
+        workers = tasks() - before
+        def masks():
+            for _ in range(20):
+                time.sleep(2e-3)  # the workers fall asleep
+                assert np.array_equal(plan(x, w), y)
+            return [os.sched_getaffinity(worker) for worker in workers]
+        shunned = [cpus - mask for mask in masks()]
+        if len(cpus) > 1:
+            assert all(len(each) == 1 for each in shunned), shunned
+        else:
+            assert not any(shunned), shunned
+        for worker in workers:  # by somebody else
+            os.sched_setaffinity(worker, {min(cpus)})
+        assert masks() == [{min(cpus)}] * 2
+        print(len(workers))
+    """
+    assert _python(code) == "2\n"
+
+
 def test_fork_while_the_pool_is_busy():
     code = """
         import os, threading

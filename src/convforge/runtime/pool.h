@@ -58,18 +58,33 @@ typedef struct cf_job {
     cf_part parts[];
 } cf_job;
 
+#ifdef __linux__
+typedef cpu_set_t cf_cpus;
+#else
+typedef int cf_cpus;
+#endif
+
+/* A worker; guarded by the pool's mutex. */
+typedef struct cf_member {
+    struct cf_member *under; /* the stack of sleepers */
+    pthread_t thread;
+    pthread_cond_t wake;
+    int asleep;
+    int shunned;  /* the CPU that it is kept from, or -1 */
+    cf_cpus home; /* the CPUs that it may use but for that */
+} cf_member;
+
 static struct {
     pthread_mutex_t mutex;
-    pthread_cond_t wake;
     cf_job *first, *last;
-    int workers; /* started so far */
-    int idle;    /* of them, awake without a job */
+    cf_member *sleepers; /* who fell asleep last is first */
+    int workers;         /* started so far */
+    int idle;            /* of them, awake without a job, or about to wake */
     int asleep;
-    int tokens;  /* sleepers that were told to wake and have not yet */
     int pending; /* free slots of the queued jobs; written under the mutex, polled by idle workers without */
     int forked;  /* this is a child: the workers stayed with the parent, the mutex may be locked for ever */
     int registered;
-} cf_pool = {.mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+} cf_pool = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
 static inline void cf_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -181,8 +196,48 @@ static cf_job *cf_take(int *slot) {
     return NULL;
 }
 
-static void *cf_worker(void *unused) {
-    (void)unused;
+/* Keep a worker from the caller's CPU. Linux often wakes a thread on the CPU of the thread that wakes it, above all in
+ * virtual machines, where the CPU that it last ran on passes for taken while it is halted: the worker would then wait
+ * for the caller, which is about to compute for milliseconds, beside a CPU without work. */
+static void cf_shun(cf_member *member, int cpu) {
+#ifdef __linux__
+    cf_cpus now, others = member->home;
+    if (member->shunned == cpu || pthread_getaffinity_np(member->thread, sizeof now, &now) != 0)
+        return;
+    if (member->shunned >= 0)
+        CPU_CLR(member->shunned, &others);
+    if (member->shunned < 0 || !CPU_EQUAL(&now, &others)) /* somebody else has set it */
+        member->home = now;
+    others = member->home;
+    CPU_CLR(cpu, &others);
+    if (CPU_COUNT(&others) > 0 && pthread_setaffinity_np(member->thread, sizeof others, &others) == 0)
+        member->shunned = cpu;
+#else
+    (void)member;
+    (void)cpu;
+#endif
+}
+
+static void cf_wake(int count) {
+#ifdef __linux__
+    int cpu = sched_getcpu();
+#else
+    int cpu = -1;
+#endif
+    for (int i = 0; i < count; i++) {
+        cf_member *member = cf_pool.sleepers;
+        cf_pool.sleepers = member->under;
+        cf_pool.asleep--;
+        cf_pool.idle++;
+        if (cpu >= 0)
+            cf_shun(member, cpu);
+        member->asleep = 0;
+        pthread_cond_signal(&member->wake);
+    }
+}
+
+static void *cf_worker(void *argument) {
+    cf_member *self = argument;
     cf_lock();
     for (;;) {
         int slot;
@@ -210,9 +265,11 @@ static void *cf_worker(void *unused) {
         if (cf_pool.pending == 0) {
             cf_pool.idle--;
             cf_pool.asleep++;
-            while (cf_pool.tokens == 0)
-                pthread_cond_wait(&cf_pool.wake, &cf_pool.mutex);
-            cf_pool.tokens--; /* who gave the token has counted this worker as idle */
+            self->asleep = 1;
+            self->under = cf_pool.sleepers;
+            cf_pool.sleepers = self;
+            while (self->asleep)
+                pthread_cond_wait(&self->wake, &cf_pool.mutex);
         }
     }
     return NULL;
@@ -234,9 +291,15 @@ static void cf_start(int wanted) {
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* inherited: signals are for the program's own threads */
     while (cf_pool.registered && cf_pool.workers < wanted) {
-        pthread_t thread;
-        if (pthread_create(&thread, &attributes, cf_worker, NULL) != 0)
+        cf_member *member = calloc(1, sizeof(cf_member));
+        if (member == NULL)
             break;
+        member->shunned = -1;
+        if (pthread_cond_init(&member->wake, NULL) != 0 ||
+            pthread_create(&member->thread, &attributes, cf_worker, member) != 0) {
+            free(member);
+            break;
+        }
         cf_pool.workers++;
         cf_pool.idle++;
     }
@@ -254,20 +317,10 @@ static void cf_submit(cf_job *job) {
         cf_pool.last->after = job;
     cf_pool.last = job;
     cf_set_pending(cf_pool.pending + job->free_slots);
-    int asleep = cf_pool.asleep;
     int wake = cf_pool.pending - cf_pool.idle;
     wake = wake < job->slots ? wake : job->slots;
-    wake = wake < asleep ? wake : asleep;
-    wake = wake > 0 ? wake : 0;
-    cf_pool.tokens += wake;
-    cf_pool.asleep -= wake;
-    cf_pool.idle += wake;
+    cf_wake(wake < cf_pool.asleep ? wake : cf_pool.asleep);
     cf_unlock();
-    if (wake > 1 && wake == asleep)
-        pthread_cond_broadcast(&cf_pool.wake);
-    else
-        for (int i = 0; i < wake; i++)
-            pthread_cond_signal(&cf_pool.wake);
 }
 
 /* Run the stages on the calling thread and at most `slots` workers; 0 where there is no memory for it. */
