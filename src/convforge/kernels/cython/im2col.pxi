@@ -243,7 +243,7 @@ cdef void store_pixels(
         while row < count:
             for i in range(LANES):
                 block[i] = vec_load(sums + (row + i) * COLUMNS + channel)
-            transpose(LANES, block)
+            vec_transpose(LANES, block)
             if bias:
                 for i in range(LANES):
                     if i < rows:

@@ -122,6 +122,51 @@ VEC_FUNCTION vec vec_low(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_LOW); }
 VEC_FUNCTION vec vec_high(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_HIGH); }
 #endif
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+/* LANES x LANES transposed in place: pairs, fours and at last halves, in half of the instructions of vec_transpose's
+ * shuffles, which cross the halves each time. */
+VEC_FUNCTION void vec_transpose_square(vec *v) {
+    vec pairs[LANES], fours[LANES];
+    for (int i = 0; i < LANES / 2; i++) {
+        pairs[2 * i] = VEC_AVX(unpacklo)(v[2 * i], v[2 * i + 1]);
+        pairs[2 * i + 1] = VEC_AVX(unpackhi)(v[2 * i], v[2 * i + 1]);
+    }
+#if CF_REAL_BITS == 32
+    for (int half = 0; half < 8; half += 4)
+        for (int i = 0; i < 2; i++) {
+            fours[half + 2 * i] = _mm256_shuffle_ps(pairs[half + i], pairs[half + i + 2], 0x44);
+            fours[half + 2 * i + 1] = _mm256_shuffle_ps(pairs[half + i], pairs[half + i + 2], 0xee);
+        }
+#else
+    for (int i = 0; i < LANES; i++)
+        fours[i] = pairs[i];
+#endif
+    for (int i = 0; i < LANES / 2; i++) {
+        v[i] = vec_low_halves(fours[i], fours[i + LANES / 2]);
+        v[i + LANES / 2] = vec_high_halves(fours[i], fours[i + LANES / 2]);
+    }
+}
+#endif
+
+/* rows x LANES becomes LANES x rows in place, both row after row in the vectors: log2(rows) perfect shuffles. */
+VEC_FUNCTION void vec_transpose(int rows, vec *v) {
+    vec mixed[LANES > CF_ROWS ? LANES : CF_ROWS];
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    if (rows == LANES) {
+        vec_transpose_square(v);
+        return;
+    }
+#endif
+    for (int done = 1; done < rows; done *= 2) {
+        for (int i = 0; i < rows / 2; i++) {
+            mixed[2 * i] = vec_low(v[i], v[i + rows / 2]);
+            mixed[2 * i + 1] = vec_high(v[i], v[i + rows / 2]);
+        }
+        for (int i = 0; i < rows; i++)
+            v[i] = mixed[i];
+    }
+}
+
 /* The lower half of a and the upper half of b. */
 VEC_FUNCTION vec vec_halves(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_HALVES); }
 

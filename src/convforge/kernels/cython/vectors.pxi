@@ -41,6 +41,7 @@ cdef extern from "vectors.h" nogil:
     vec vec_odd(vec a, vec b)
     vec vec_low(vec a, vec b)
     vec vec_high(vec a, vec b)
+    void vec_transpose(int rows, vec *v)
     vec vec_halves(vec a, vec b)
 
 

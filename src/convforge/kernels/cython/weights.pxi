@@ -1,18 +1,5 @@
 # Weights packed for the register tile, partial weight gradients added up, and outputs that no tap reaches.
 
-cdef inline void transpose(int rows, vec *block) noexcept nogil:
-    """rows x LANES becomes LANES x rows, both row after row in the vectors: log2(rows) perfect shuffles."""
-    cdef vec mixed[LANES + ROWS]
-    cdef int i, done = 1
-    while done < rows:
-        for i in range(rows // 2):
-            mixed[2 * i] = vec_low(block[i], block[i + rows // 2])
-            mixed[2 * i + 1] = vec_high(block[i], block[i + rows // 2])
-        for i in range(rows):
-            block[i] = mixed[i]
-        done *= 2
-
-
 cdef inline void pack_block(
     int tile_rows, const real *w, int64_t w_k, int64_t w_c, int64_t w_h, int64_t w_w, int64_t c, int64_t kh, int64_t kw,
     int64_t rows, real *packed, int64_t pitch,
@@ -26,9 +13,13 @@ cdef inline void pack_block(
     if (kw == 1 or w_w == 1) and (kh == 1 or w_h == kw) and (c == 1 or w_c == kh * kw):
         # each channel's taps lie in one piece
         while p < taps:
-            for r in range(tile_rows):
-                block[r] = vec_load_partial(w + r * w_k + p, taps - p) if r < rows else vec_zero()
-            transpose(tile_rows, block)
+            if rows >= tile_rows and p + LANES <= taps:
+                for r in range(tile_rows):
+                    block[r] = vec_load(w + r * w_k + p)
+            else:
+                for r in range(tile_rows):
+                    block[r] = vec_load_partial(w + r * w_k + p, taps - p) if r < rows else vec_zero()
+            vec_transpose(tile_rows, block)
             if pitch == tile_rows and p + LANES <= taps:
                 for r in range(tile_rows):
                     vec_store(packed + p * tile_rows + r * LANES, block[r])
@@ -69,19 +60,27 @@ cdef void pack_weight(const int64_t *args, char *scratch, int64_t begin, int64_t
 cdef void pack_columns(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const pack_columns_args *a = <const pack_columns_args *>args
     cdef int64_t vectors = ceil_div(a.k, LANES), panels = ceil_div(vectors, VECTORS), taps = a.c * a.kh * a.kw
-    cdef int64_t item, first, last, panel, vector
+    # channels at a time: several vectors share a line of packed weights, which stays in the first cache for all of them
+    cdef int64_t step = LANES * max(16 // (a.kh * a.kw), <int64_t>1)
+    cdef int64_t item, first, last, panel, vector, channel
+    cdef const real *w
     cdef real *packed
     for item in range(begin, end):
         panel = item % panels
         first = vectors * panel // panels
         last = vectors * (panel + 1) // panels
-        packed = <real *>a.packed + (item // panels * vectors + first) * taps * LANES
-        for vector in range(first, last):
-            pack_block(
-                LANES, <const real *>a.w + item // panels * a.w_g + vector * LANES * a.w_k, a.w_k, a.w_c, a.w_h, a.w_w,
-                a.c, a.kh, a.kw, min(a.k - vector * LANES, <int64_t>LANES), packed + (vector - first) * LANES,
-                (last - first) * LANES,
-            )
+        channel = 0
+        while channel < a.c:
+            w = <const real *>a.w + item // panels * a.w_g + channel * a.w_c
+            packed = <real *>a.packed + (item // panels * vectors + first) * taps * LANES
+            packed += channel * a.kh * a.kw * (last - first) * LANES
+            for vector in range(first, last):
+                pack_block(
+                    LANES, w + vector * LANES * a.w_k, a.w_k, a.w_c, a.w_h, a.w_w, min(a.c - channel, step), a.kh,
+                    a.kw, min(a.k - vector * LANES, <int64_t>LANES), packed + (vector - first) * LANES,
+                    (last - first) * LANES,
+                )
+            channel += step
 
 
 cdef void sum_parts(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:

@@ -29,7 +29,7 @@ cdef inline void winograd_taps(
                         block[r] = vec_load_partial(sources[r] + c * w_c, 9)
                     else:
                         block[r] = vec_load(sources[r] + c * w_c + done)
-                transpose(ROWS, block)
+                vec_transpose(ROWS, block)
                 for r in range(ROWS):
                     vec_store(taps + done * ROWS + r * LANES, block[r])
                 done += LANES

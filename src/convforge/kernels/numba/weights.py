@@ -105,17 +105,24 @@ def pack_columns(target: Target) -> Callable[..., None]:
         w_k, w_c, w_h, w_w = args[f.w_k], args[f.w_c], args[f.w_h], args[f.w_w]
         vectors, taps = (k + lanes - 1) // lanes, c * kh * kw
         panels = (vectors + most - 1) // most
+        # channels at a time: several vectors share a line of packed weights, which stays in the first cache for all
+        step = lanes * max(16 // (kh * kw), 1)
         for item in range(begin, end):
             group = item // panels
             panel = item - group * panels
             first, last = vectors * panel // panels, vectors * (panel + 1) // panels
-            packed = v.advance(v.pointer(args[f.packed]), (group * vectors + first) * taps * lanes)
-            for vector in range(first, last):
-                pack_block(
-                    v.advance(v.pointer(args[f.w]), group * args[f.w_g] + vector * lanes * w_k), w_k, w_c, w_h, w_w,
-                    c, kh, kw, min(k - vector * lanes, lanes), v.advance(packed, (vector - first) * lanes),
-                    (last - first) * lanes,
-                )  # fmt: skip
+            for channel in range(0, c, step):
+                w = v.advance(v.pointer(args[f.w]), group * args[f.w_g] + channel * w_c)
+                packed = v.advance(
+                    v.pointer(args[f.packed]),
+                    ((group * vectors + first) * taps + channel * kh * kw * (last - first)) * lanes,
+                )
+                for vector in range(first, last):
+                    pack_block(
+                        v.advance(w, vector * lanes * w_k), w_k, w_c, w_h, w_w, min(c - channel, step), kh, kw,
+                        min(k - vector * lanes, lanes), v.advance(packed, (vector - first) * lanes),
+                        (last - first) * lanes,
+                    )  # fmt: skip
 
     return kernel
 
