@@ -188,13 +188,13 @@ def test_an_edited_source_is_compiled_anew(tmp_path):
     package = tmp_path / "convforge"
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     assert run(tmp_path / "cache", package) == f"{SUMS} True"
-    simd = package / "kernels/numba/simd.py"
-    source = simd.read_text()
+    operators = package / "kernels/numba/simd_operators.py"
+    source = operators.read_text()
     edited = source.replace('_operator(operator.add, _arithmetic("add",', '_operator(operator.add, _arithmetic("sub",')
     assert edited != source
-    simd.write_text(edited)
+    operators.write_text(edited)
     assert run(tmp_path / "cache", package) == " ".join(["-20"] * 20) + " True"
-    simd.write_text(source)
+    operators.write_text(source)
     assert run(tmp_path / "cache", package) == f"{SUMS} False"
 
 

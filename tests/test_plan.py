@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import convforge as cf
-from convforge import registry
-from convforge.plan import PlanCache
+from convforge import reference_warning, registry
+from convforge.plan_cache import PlanCache, cached_plan
 
 PROBLEM = "n2c16k24i14x14f3x3p1"
 
@@ -129,7 +129,7 @@ def test_reference_is_the_last_resort_and_warns_once(monkeypatch, rng):
     x = rng.standard_normal((1, 2, 9)).astype(np.float32)
     problem = cf.parse("n1c2k3i9f3")
     assert problem.ndim == 1
-    warned = sys.modules["convforge.plan"]._warned  # the function hides the module of its name
+    warned = reference_warning._warned
     monkeypatch.setattr(warned, "is_set", lambda: False)
     with pytest.warns(cf.PerformanceWarning, match="reference") as caught:
         plan = cf.plan(problem)
@@ -143,8 +143,6 @@ def test_reference_is_the_last_resort_and_warns_once(monkeypatch, rng):
 
 
 def test_cache_keys_carry_types():
-    from convforge.plan import cached_plan
-
     x, weight = np.ones((1, 1, 4, 4), np.float32), np.ones((1, 1, 3, 3), np.float32)
     cf.conv2d(x, weight, stride=(1, 1), tolerance=1.0)
     with pytest.raises(TypeError, match="stride"):

@@ -10,7 +10,8 @@ from convforge.config import show_config
 from convforge.errors import PerformanceWarning, UnsupportedProblem
 from convforge.ops.conv import conv2d, conv2d_backward, conv2d_grad_input, conv2d_grad_weight
 from convforge.ops.pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
-from convforge.plan import Plan, PreparedWeight, plan
+from convforge.plan import Plan, plan
+from convforge.prepared_weight import PreparedWeight
 from convforge.problem import ConvProblem, PoolProblem, parse
 from convforge.registry import algorithms
 from convforge.runtime.threads import get_num_threads, num_threads, set_num_threads

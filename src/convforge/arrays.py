@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from convforge.device_arrays import DeviceArray, on_device
+from convforge.problem import Problem
 
 _ARRAYS = (np.ndarray, DeviceArray)  # a tuple: making their union takes half a microsecond
 
@@ -57,6 +59,17 @@ def check_output(out: Any, shape: tuple[int, ...], dtype: str, inputs: Mapping[s
     for name, array in inputs.items():
         if isinstance(array, np.ndarray) and _overlap(out, array):
             raise ValueError(f"out must not overlap {name}: they share memory")
+
+
+def check_indices(indices: Any, problem: Problem) -> None:
+    """Raise unless ``indices`` are int64, of the output's shape, and inside the input's planes."""
+    check_array("indices", indices, problem.output_shape, "int64")
+    plane = prod(problem.input)
+    if indices.size and (indices.min() < 0 or indices.max() >= plane):
+        raise ValueError(
+            f"indices must lie in [0, {plane}), the input's plane of {problem.input}; "
+            f"got values from {indices.min()} to {indices.max()}"
+        )
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:

@@ -2,61 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
-import threading
 import time
-import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
-from math import prod
 from typing import Any, NoReturn
 
 import numpy as np
 
-from convforge import checks, device_call, registry
-from convforge.arrays import check_array, check_output
+from convforge import device_call, registry
+from convforge.arrays import check_array, check_indices, check_output
 from convforge.device_arrays import describe, on_device, stream_handle
-from convforge.errors import PerformanceWarning
 from convforge.operands import operand_shapes
+from convforge.prepared_weight import PreparedWeight
 from convforge.problem import ConvProblem, Problem
+from convforge.reference_warning import warn_of_reference
 from convforge.runtime import threads
-from convforge.runtime.device_executor import DeviceExecutor, DevicePacked
+from convforge.runtime.device_executor import DeviceExecutor
 from convforge.runtime.executor import OPERANDS, Operands
 from convforge.runtime.machine import machine
 
-#: Bytes of workspaces that the plans behind the functions may keep.
-CACHE_BYTES = 256 * 2**20
-
 _verbose = os.environ.get("CONVFORGE_VERBOSE", "0") not in ("", "0")
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedWeight:
-    """An immutable snapshot of a weight, packed for the passes of one plan; pass it in place of ``weight``.
-
-    Later changes of the array it was made from do not show. One that is not on a GPU can be pickled.
-    """
-
-    key: tuple[Hashable, ...]
-    weight: np.ndarray | None = field(repr=False)
-    packed: dict[str, Any] = field(repr=False)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes it holds."""
-        kept = 0 if self.weight is None else self.weight.nbytes
-        return int(kept + sum(each.nbytes for each in self.packed.values()))
-
-    def __reduce__(self) -> Any:
-        if any(isinstance(each, DevicePacked) for each in self.packed.values()):
-            raise TypeError(
-                "a weight that was prepared on a GPU cannot be pickled: prepare it again where it is needed"
-            )
-        return PreparedWeight, (self.key, self.weight, self.packed)
 
 
 class Plan:
@@ -94,7 +61,7 @@ class Plan:
         # the passes that run on a GPU: all or none, since auto takes none and a name takes its own
         self._on_gpu = {p: each for p, each in self._executors.items() if isinstance(each, DeviceExecutor)}
         if algorithm == backend == "auto" and any(each.name == "reference" for each in self._chosen.values()):
-            _warn_slow(problem)
+            warn_of_reference(problem)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Plan, (self.problem, self.passes, *self._choice)
@@ -351,17 +318,6 @@ class Plan:
         check_output(operands[OPERANDS.index("out")], *shapes["out"], inputs)
 
 
-def check_indices(indices: Any, problem: Problem) -> None:
-    """Raise unless ``indices`` are int64, of the output's shape, and inside the input's planes."""
-    check_array("indices", indices, problem.output_shape, "int64")
-    plane = prod(problem.input)
-    if indices.size and (indices.min() < 0 or indices.max() >= plane):
-        raise ValueError(
-            f"indices must lie in [0, {plane}), the input's plane of {problem.input}; "
-            f"got values from {indices.min()} to {indices.max()}"
-        )
-
-
 def plan(
     problem: Problem | str,
     *,
@@ -412,85 +368,3 @@ def plan(
     for each in passes:
         registry.check_pass(problem, each)
     return Plan(problem, tuple(dict.fromkeys(passes)), algorithm, backend, tolerance)
-
-
-class PlanCache:
-    """The plans behind the functions: least recently used ones go when their workspaces exceed ``limit`` bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._bytes = 0
-        self._plans: OrderedDict[Hashable, tuple[Plan, int]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._plans)
-
-    def get(self, key: Hashable, make: Callable[[], Plan]) -> Plan:
-        """The plan under ``key``, made if it is missing. Keys must carry the types of their parts."""
-        with self._lock:
-            entry = self._plans.get(key)
-            if entry is not None:
-                self._plans.move_to_end(key)
-                return entry[0]
-        made = make()
-        with self._lock:
-            if key not in self._plans:
-                # a plan's own tables weigh some kilobytes
-                size = made.workspace_bytes + 8192
-                self._plans[key] = (made, size)
-                self._bytes += size
-                while self._bytes > self._limit and len(self._plans) > 1:
-                    self._bytes -= self._plans.popitem(last=False)[1][1]
-        return made
-
-    def clear(self) -> None:
-        """Forget every plan."""
-        with self._lock:
-            self._plans.clear()
-            self._bytes = 0
-
-
-cache = PlanCache(CACHE_BYTES)
-
-
-def cached_plan(
-    problem: Problem, pass_: str, algorithm: str = "auto", backend: str = "auto", tolerance: float | None = None
-) -> Plan:
-    """The plan of one functional call."""
-
-    def make() -> Plan:
-        registry.check_choice(algorithm, backend, tolerance)
-        if problem.dtype == "float16" and backend != "cuda":
-            raise TypeError(checks.wrong_dtype(problem.dtype))
-        return Plan(problem, (pass_,), algorithm, backend, tolerance, "functional")
-
-    key = (problem, pass_, algorithm, backend, tolerance, type(tolerance))  # True == 1.0 to a dict
-    try:
-        return cache.get(key, make)
-    except TypeError:
-        registry.check_choice(algorithm, backend, tolerance)  # says which argument could not be hashed
-        raise
-
-
-_warned = threading.Event()
-
-
-def _warn_slow(problem: Problem) -> None:
-    if not _warned.is_set():
-        _warned.set()
-        warnings.warn(
-            f"no fast kernel does {problem}: the slow NumPy reference is used (convforge.algorithms({str(problem)!r}) "
-            "says why; this is said once)",
-            PerformanceWarning,
-            stacklevel=_callers_level(),
-        )
-
-
-def _callers_level() -> int:
-    """The stack level, as seen from the function that asks, of the first frame outside the package."""
-    level, frame = 1, inspect.currentframe()
-    frame = frame.f_back if frame else None
-    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
-        level, frame = level + 1, frame.f_back
-    return level

@@ -10,7 +10,7 @@ from convforge.arguments import pool_problem
 from convforge.arrays import check_array, check_types, dtype_name
 from convforge.ops.batch import add_batch, batched_out, batched_shape, unbatched
 from convforge.ops.device import takes_device_arrays
-from convforge.plan import cached_plan
+from convforge.plan_cache import cached_plan
 from convforge.problem import PoolProblem
 
 Size = int | tuple[int, ...]

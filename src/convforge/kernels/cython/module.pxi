@@ -25,7 +25,12 @@ include "depthwise_panels.pxi"
 include "depthwise_separable.pxi"
 include "depthwise.pxi"
 include "depthwise_grad.pxi"
-include "pooling.pxi"
+include "pooling_blocks.pxi"
+include "pooling_vectors.pxi"
+include "pooling_windows.pxi"
+include "pooling_places.pxi"
+include "pooling_max.pxi"
+include "pooling_avg.pxi"
 
 ctypedef void (*kernel_function)(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil
 

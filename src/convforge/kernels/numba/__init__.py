@@ -30,10 +30,10 @@ MODULES = {
     "depthwise_pair": "depthwise",
     "depthwise_grad_weight": "depthwise_grad",
     "depthwise_strided_grad_weight": "depthwise_grad",
-    "max_pool_forward": "pooling",
-    "max_pool_backward": "pooling",
-    "avg_pool_forward": "pooling",
-    "avg_pool_backward": "pooling",
+    "max_pool_forward": "pooling_max",
+    "max_pool_backward": "pooling_max",
+    "avg_pool_forward": "pooling_avg",
+    "avg_pool_backward": "pooling_avg",
     **{
         f"winograd_f{m}_{stage}": module
         for module, stages in (

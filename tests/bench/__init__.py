@@ -1,0 +1,1 @@
+"""The clock, and the contests, tables and reports that are made with it."""
