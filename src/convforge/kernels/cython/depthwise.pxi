@@ -44,6 +44,7 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
     cdef depthwise_panel panel
     cdef depthwise_tiles s
     cdef depthwise_strip strip
+    cdef depthwise_plane plane
     cdef int64_t blocks = ceil_div(a.oh, a.rows), weights = packed_depthwise(a.c, a.kh, a.kw, a.factors)
     cdef int64_t weights2 = packed_depthwise(a.c, a.kh, a.kw2, False), item, group, image, channel, top, rows, k
     cdef int64_t column, i
@@ -59,22 +60,30 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
         depthwise_narrow_3(a, begin, end)
         return
     masked = masked and MASKED_LOADS
+    cdef bint bordered = (
+        a.kh == 3 and a.kw == 3 and a.c * a.dh * a.dw * a.sh * a.sw * a.out_w == 1 and a.ow2 == 0
+        and LANES <= a.ow <= a.columns and MASK_INSTRUCTIONS and not masked
+    )
     d.x_c, d.x_h, d.c, d.ih, d.iw, d.oh, d.ow = a.x_c, a.x_h, a.c, a.ih, a.iw, a.oh, a.ow
     d.kh, d.kw, d.sh, d.sw, d.ph, d.pw, d.dh, d.dw = a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw
     d.kw2, d.pw2 = a.kw2, a.pw2
     d.columns = a.columns
     # not where the rows of a tile fall on the same few lines of the L1 cache
-    d.in_place = (
-        a.sw == 1 and a.ow2 == 0 and a.ow >= 4 * LANES
-        and a.kh - 1 + (DEPTHWISE_NARROW_ROWS if a.factors else DEPTHWISE_ROWS)
+    d.apart_lines = (
+        a.kh - 1 + (DEPTHWISE_NARROW_ROWS if a.factors else DEPTHWISE_ROWS)
         <= 4 * (4096 // greatest_divisor(4096, a.x_h * sizeof(real)))
     )
+    d.in_place = a.sw == 1 and a.ow2 == 0 and a.ow >= 4 * LANES and d.apart_lines
     d.factors = a.factors
     d.copy = <real *>depthwise_prepare(&d, scratch)
     halves = d.copy
     if a.factors:
         d.copy += DEPTHWISE_NARROW_ROWS * d.width + LANES
     s.out_w = a.out_w
+    bordered = bordered and d.apart_lines
+    if bordered:
+        for i in range(ceil_div(a.iw, LANES)):
+            vec_store(d.copy + i * LANES, vec_zero())
     if masked:
         # lines outside of the input
         for i in range(ceil_div(d.reach, LANES) + DEPTHWISE_STRIP):
@@ -89,6 +98,20 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
         d.x = <const real *>a.x + image * a.x_n + group * a.c * a.x_c
         panel.column = panel.columns = panel.row = panel.plane = 0
         panel.x = d.copy
+        if bordered:
+            plane.x = d.x + (top - a.ph) * a.x_h - a.pw
+            plane.row = a.x_h
+            plane.first = a.ph - top
+            plane.end = plane.first + a.ih
+            plane.zeros = d.copy - a.pw
+            plane.first_column = a.pw
+            plane.end_column = a.pw + a.iw
+            for k in range(a.k):
+                depthwise_bordered_3x3(
+                    &plane, weight + k * weights,
+                    (<const real *>a.bias)[group * a.k + k] if a.bias else 0, out + k * a.out_k, a.out_h, a.ow, rows,
+                )
+            continue
         while panel.column + panel.columns < a.ow:
             if not masked:
                 # outputs of the last vector may be computed again

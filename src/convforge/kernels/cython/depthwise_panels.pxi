@@ -9,6 +9,7 @@ cdef struct depthwise_input:
     int64_t kw2, pw2
     int64_t columns  # outputs of a panel at most
     int64_t apart, step
+    bint apart_lines  # whether the rows of a tile lie on different lines of the L1 cache
     bint in_place, factors  # whether panels may be read in x; whether kernels may be separable
     int64_t reach  # input columns that the taps of one output span
     int64_t width, phases  # columns of one phase of a copied row, and how many phases

@@ -1,5 +1,5 @@
 # The vocabulary of vectors.h. Cython takes a vec for a scalar: + - * / work on it, but a number must be broadcast.
-from libc.stdint cimport int64_t
+from libc.stdint cimport INT64_MAX, int64_t
 
 cdef extern from "vectors.h" nogil:
     ctypedef float real
