@@ -25,7 +25,8 @@ PROBLEMS = [
     "n1c5k6i11x19f3x3p1:float64", "max:n2c3i17x35f3x3s2p1", "max:n1c3i8x9f2s1:indices", "avg:n2c3i17x35f3x3s2p1",
     "avg:n1c5i7x7f7x7",
     # read in place, as far as that is inside
-    "n1c2k2i60x70f3x3g2", "n1c1k1i60x70f7x7", "n1c3k8i20x34f3x3",
+    "n1c2k2i60x70f3x3g2", "n1c1k1i60x70f7x7", "n1c3k8i20x34f3x3", "n1c2k2i21x61f3x3p1g2", "n1c2k4i27x60f3x3s2p1g2",
+    "n2c2k2i20x66f3x3s2g2", "n1c1k1i9x53f3x3p4x2:float64",
 ]  # fmt: skip
 
 

@@ -319,6 +319,7 @@ _CORPUS = {
     "depthwise, also with several outputs a channel, and one-channel filters": """
         n1c8k8i9x17f3x3p1g8  n2c3k3i8x31f3x3p1g3:bias  n1c5k5i13x33f3x3s2p1g5  n1c4k8i7x15f3x3p1g4
         n1c3k9i10x12f3x3s2p0_1g3  n1c4k4i14x16f5x5p2g4  n1c3k3i12x47f7x7p3g3  n1c2k2i11x13f3x3p2d2g2
+        n1c2k2i13x41f3x3p1g2  n1c2k4i17x57f3x3s2p2_0x1_2g2:bias
         n1c3k3i9x50f3x3p1_0x0_2g3  n1c2k2i16x20f3x3s3p1g2  n1c2k4i9x9f2x3s2x1g2  n1c2k2i10x10f1x1g2
         n1c1k1i20x65f3x3p1  n1c1k3i12x18f5x3p2x1
     """,

@@ -6,7 +6,7 @@
 #
 # Borders, strides and dilations of the columns are settled before the sums: the input of a panel of outputs is copied
 # into stripes, so that every tap reads whole vectors of neighbouring columns. Panels of wide planes that are far from
-# any border are read in place, and so are narrow maps by 3x3 kernels where masked loads are cheap.
+# any border are read in place, and so are most planes by 3x3 kernels.
 #
 # The input gradient of stride 2 is a pair of convolutions of the same input, whose outputs alternate along the rows:
 # what ends in 2 below belongs to the second.
@@ -40,54 +40,45 @@ cdef inline void depthwise_panel_rows(const depthwise_input *d, const depthwise_
 
 cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const depthwise_forward_args *a = <const depthwise_forward_args *>args
-    cdef depthwise_input d
-    cdef depthwise_panel panel
-    cdef depthwise_tiles s
-    cdef depthwise_strip strip
-    cdef depthwise_plane plane
-    cdef int64_t blocks = ceil_div(a.oh, a.rows), weights = packed_depthwise(a.c, a.kh, a.kw, a.factors)
-    cdef int64_t weights2 = packed_depthwise(a.c, a.kh, a.kw2, False), item, group, image, channel, top, rows, k
-    cdef int64_t column, i
-    cdef const real *weight
-    cdef real *halves
-    cdef real *out
     # what the kernels do that read in place
-    cdef bint masked = (
+    cdef bint in_place = (
         MASK_INSTRUCTIONS and a.kh == 3 and a.kw == 3 and a.c * a.dh * a.dw * a.out_w == 1 and a.ow2 == 0
         and a.sh == a.sw and a.sw <= 2 and a.ow <= a.columns
     )
-    if masked and a.k == 1 and a.rows >= a.oh and a.ow <= LANES:
+    if in_place and a.k == 1 and a.rows >= a.oh and a.ow <= LANES:
         depthwise_narrow_3(a, begin, end)
-        return
-    masked = masked and MASKED_LOADS
-    cdef bint bordered = (
-        a.kh == 3 and a.kw == 3 and a.c * a.dh * a.dw * a.sh * a.sw * a.out_w == 1 and a.ow2 == 0
-        and LANES <= a.ow <= a.columns and MASK_INSTRUCTIONS and not masked
-    )
+    elif in_place and MASKED_LOADS:
+        depthwise_in_strips(a, scratch, begin, end)
+    elif in_place and a.ow >= 3 * LANES and depthwise_rows_apart((DEPTHWISE_ROWS - 1) * a.sh + 3, a.x_h):
+        # on narrower maps most tiles would lie at a border, where masks cost as much as a copy
+        depthwise_in_planes(a, scratch, begin, end)
+    else:
+        depthwise_in_panels(a, scratch, begin, end)
+
+
+cdef void depthwise_in_panels(const depthwise_forward_args *a, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    cdef depthwise_input d
+    cdef depthwise_panel panel
+    cdef depthwise_tiles s
+    cdef int64_t blocks = ceil_div(a.oh, a.rows), weights = packed_depthwise(a.c, a.kh, a.kw, a.factors)
+    cdef int64_t weights2 = packed_depthwise(a.c, a.kh, a.kw2, False), item, group, image, channel, top, rows, k
+    cdef const real *weight
+    cdef real *halves
+    cdef real *out
     d.x_c, d.x_h, d.c, d.ih, d.iw, d.oh, d.ow = a.x_c, a.x_h, a.c, a.ih, a.iw, a.oh, a.ow
     d.kh, d.kw, d.sh, d.sw, d.ph, d.pw, d.dh, d.dw = a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw
     d.kw2, d.pw2 = a.kw2, a.pw2
     d.columns = a.columns
-    # not where the rows of a tile fall on the same few lines of the L1 cache
-    d.apart_lines = (
-        a.kh - 1 + (DEPTHWISE_NARROW_ROWS if a.factors else DEPTHWISE_ROWS)
-        <= 4 * (4096 // greatest_divisor(4096, a.x_h * sizeof(real)))
+    d.in_place = (
+        a.sw == 1 and a.ow2 == 0 and a.ow >= 4 * LANES
+        and depthwise_rows_apart(a.kh - 1 + (DEPTHWISE_NARROW_ROWS if a.factors else DEPTHWISE_ROWS), a.x_h)
     )
-    d.in_place = a.sw == 1 and a.ow2 == 0 and a.ow >= 4 * LANES and d.apart_lines
     d.factors = a.factors
     d.copy = <real *>depthwise_prepare(&d, scratch)
     halves = d.copy
     if a.factors:
         d.copy += DEPTHWISE_NARROW_ROWS * d.width + LANES
     s.out_w = a.out_w
-    bordered = bordered and d.apart_lines
-    if bordered:
-        for i in range(ceil_div(a.iw, LANES)):
-            vec_store(d.copy + i * LANES, vec_zero())
-    if masked:
-        # lines outside of the input
-        for i in range(ceil_div(d.reach, LANES) + DEPTHWISE_STRIP):
-            vec_store(d.copy + i * LANES, vec_zero())
     for item in range(begin, end):
         top = item % blocks * a.rows
         rows = min(a.rows, a.oh - top)
@@ -98,27 +89,11 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
         d.x = <const real *>a.x + image * a.x_n + group * a.c * a.x_c
         panel.column = panel.columns = panel.row = panel.plane = 0
         panel.x = d.copy
-        if bordered:
-            plane.x = d.x + (top - a.ph) * a.x_h - a.pw
-            plane.row = a.x_h
-            plane.first = a.ph - top
-            plane.end = plane.first + a.ih
-            plane.zeros = d.copy - a.pw
-            plane.first_column = a.pw
-            plane.end_column = a.pw + a.iw
-            for k in range(a.k):
-                depthwise_bordered_3x3(
-                    &plane, weight + k * weights,
-                    (<const real *>a.bias)[group * a.k + k] if a.bias else 0, out + k * a.out_k, a.out_h, a.ow, rows,
-                )
-            continue
         while panel.column + panel.columns < a.ow:
-            if not masked:
-                # outputs of the last vector may be computed again
-                column = min(panel.column + panel.columns, max(a.ow - LANES, <int64_t>0))
-                depthwise_next_panel(&d, top, rows, column, &panel)
-            else:
-                panel.columns = a.ow
+            # outputs of the last vector may be computed again
+            depthwise_next_panel(
+                &d, top, rows, min(panel.column + panel.columns, max(a.ow - LANES, <int64_t>0)), &panel
+            )
             for k in range(a.k):
                 channel = group * a.k + k
                 s.weight = weight + k * weights
@@ -127,14 +102,5 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
                 s.out = out + k * a.out_k + panel.column * (2 if a.ow2 else a.out_w)
                 if a.factors and s.weight[a.kh * a.kw] != 0:
                     separable_rows(&d, &panel, rows, s.weight + a.kh * a.kw + 1, halves, a.out_h, &s)
-                    continue
-                if not masked:
+                else:
                     depthwise_panel_rows(&d, &panel, rows, a.out_h, a.ow2, &s)
-                    continue
-                strip.line = top * a.sh - a.ph
-                strip.column = -a.pw
-                strip.x = d.x + strip.line * a.x_h + strip.column
-                strip.x_h, strip.ih, strip.iw, strip.zeros = a.x_h, a.ih, a.iw, d.copy
-                strip.count, strip.out_row = rows, a.out_h
-                strip.weight, strip.bias, strip.out = s.weight, s.bias, s.out
-                depthwise_strips_3(a.sw, a.ow, &strip)

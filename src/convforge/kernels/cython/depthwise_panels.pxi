@@ -9,7 +9,6 @@ cdef struct depthwise_input:
     int64_t kw2, pw2
     int64_t columns  # outputs of a panel at most
     int64_t apart, step
-    bint apart_lines  # whether the rows of a tile lie on different lines of the L1 cache
     bint in_place, factors  # whether panels may be read in x; whether kernels may be separable
     int64_t reach  # input columns that the taps of one output span
     int64_t width, phases  # columns of one phase of a copied row, and how many phases
@@ -32,6 +31,11 @@ cdef inline int64_t greatest_divisor(int64_t a, int64_t b) noexcept nogil:
         a = b
         b = rest
     return a
+
+
+cdef inline bint depthwise_rows_apart(int64_t rows, int64_t x_h) noexcept nogil:
+    # Whether that many rows of the input do not fall on the same few lines of the L1 cache.
+    return rows <= 4 * (4096 // greatest_divisor(4096, x_h * sizeof(real)))
 
 
 cdef inline char *depthwise_prepare(depthwise_input *d, char *scratch) noexcept nogil:

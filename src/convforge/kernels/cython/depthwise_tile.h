@@ -7,18 +7,39 @@
 
 enum { DEPTHWISE_TILE_ROWS = 4 };
 
-/* Line r of the input is x + r * row, or lines[r] where these are given; where masks are, tap j reads their lanes. */
+/* What the three taps of a row read, from the line's column of the first tap of the first output on.
+ *
+ * Pairs: a stride of 2 in place, even and odd columns of two vectors and then those after the even ones; mixed. Where
+ * there are masks, loads keep to their lanes: one for each tap, or for each vector of two pairs. */
+VEC_FUNCTION void depthwise_load_3(
+    int pairs, const real *line, const int64_t *offsets, const vec_mask *masks, vec *a)
+{
+    vec pair[4];
+    if (!pairs) {
+        TILE_UNROLL
+        for (int j = 0; j < 3; j++)
+            a[j] = masks == NULL ? vec_load(line + offsets[j]) : vec_load_masked(line + offsets[j], masks[j]);
+        return;
+    }
+    TILE_UNROLL
+    for (int j = 0; j < 4; j++) {
+        const real *p = line + j / 2 * 2 + j % 2 * LANES;
+        pair[j] = masks == NULL ? vec_load(p) : vec_load_masked(p, masks[j]);
+    }
+    a[0] = vec_even_mixed(pair[0], pair[1]);
+    a[1] = vec_odd_mixed(pair[0], pair[1]);
+    a[2] = vec_even_mixed(pair[2], pair[3]);
+}
+
+/* Line r of the input is x + r * row, or lines[r] + at where lines are given. */
 VEC_FUNCTION void depthwise_tile_3x3(
-    int step, const real *x, int64_t row, const real *const *lines, const int64_t *offsets, const vec_mask *masks,
-    const vec *scale, vec bias, real *out, int64_t out_row, int64_t count)
+    int step, int pairs, const real *x, int64_t row, const real *const *lines, int64_t at, const int64_t *offsets,
+    const vec_mask *masks, const vec *scale, vec bias, real *out, int64_t out_row, int64_t count)
 {
     vec sums[3], a[3];
     TILE_UNROLL
     for (int r = 0; r < (DEPTHWISE_TILE_ROWS - 1) * step + 3; r++) {
-        const real *line = lines == NULL ? x : lines[r];
-        TILE_UNROLL
-        for (int j = 0; j < 3; j++)
-            a[j] = masks == NULL ? vec_load(line + offsets[j]) : vec_load_masked(line + offsets[j], masks[j]);
+        depthwise_load_3(pairs, lines == NULL ? x : lines[r] + at, offsets, masks, a);
         TILE_UNROLL
         for (int i = 2; i >= 0; i--) {
             /* this is row i of the taps for row t of the outputs */
@@ -33,7 +54,7 @@ VEC_FUNCTION void depthwise_tile_3x3(
                 sum = vec_fma(scale[3 * j + i], a[j], sum);
             sums[t % 3] = sum;
             if (i == 2 && t < count)
-                vec_store(out + t * out_row, sum + bias);
+                vec_store(out + t * out_row, (pairs ? vec_unmixed(sum) : sum) + bias);
         }
         x += row;
         /* loads of later rows, moved up, would need registers that are taken */
@@ -49,7 +70,7 @@ VEC_FUNCTION void depthwise_weights_3x3(const real *weight, vec *scale)
 }
 
 VEC_FUNCTION void depthwise_rows_3x3(
-    int step, const real *x, int64_t row, const int64_t *offsets, const real *weight, real bias, real *out,
+    int step, int pairs, const real *x, int64_t row, const int64_t *offsets, const real *weight, real bias, real *out,
     int64_t out_row, int64_t columns, int64_t count)
 {
     vec scale[9], start = vec_broadcast(bias);
@@ -60,7 +81,8 @@ VEC_FUNCTION void depthwise_rows_3x3(
         for (int64_t column = 0; column < columns; column += LANES) {
             int64_t at = column < columns - LANES ? column : columns - LANES;
             depthwise_tile_3x3(
-                step, x + at, row, NULL, columns_of, NULL, scale, start, out + at, out_row, count - top);
+                step, pairs, x + (pairs ? 2 * at : at), row, NULL, 0, columns_of, NULL, scale, start, out + at, out_row,
+                count - top);
         }
         x += DEPTHWISE_TILE_ROWS * step * row;
         out += DEPTHWISE_TILE_ROWS * out_row;
@@ -74,9 +96,9 @@ static TILE_APART void depthwise_roll_3x3(
     int64_t out_row, int64_t columns, int64_t count)
 {
     if (step == 1)
-        depthwise_rows_3x3(1, x, row, offsets, weight, bias, out, out_row, columns, count);
+        depthwise_rows_3x3(1, 0, x, row, offsets, weight, bias, out, out_row, columns, count);
     else
-        depthwise_rows_3x3(2, x, row, offsets, weight, bias, out, out_row, columns, count);
+        depthwise_rows_3x3(2, 0, x, row, offsets, weight, bias, out, out_row, columns, count);
 }
 
 /* A plane of input that is read in place: `row` from one line to the next, of which `first` to `end` are there, and of
@@ -89,81 +111,122 @@ typedef struct {
 
 static const int64_t depthwise_neighbours[3] = {0, 1, 2};
 
-/* Lanes of taps 0, 1 and 2 whose columns are there, for outputs from column `at` on. */
-VEC_FUNCTION void depthwise_masks_3x3(const depthwise_plane *plane, int64_t at, vec_mask *masks)
+/* Lanes that are there of what depthwise_load_3 loads, for the tile of outputs from column `at` on. */
+VEC_FUNCTION void depthwise_masks_3x3(int stride, const depthwise_plane *plane, int64_t at, vec_mask *masks)
 {
-    for (int j = 0; j < 3; j++)
-        masks[j] = vec_lanes_between(plane->first_column - at - j, plane->end_column - at - j);
+    for (int j = 0; j < 4; j++) {
+        int64_t column = stride == 1 ? at + j : 2 * at + j / 2 * 2 + j % 2 * LANES;
+        masks[j] = vec_lanes_between(plane->first_column - column, plane->end_column - column);
+    }
 }
 
-/* Bands of output rows from `top` to `bottom`, whose lines are all there: the tiles that lack columns, those that begin
- * before `left` or from `right` on. */
-static TILE_APART void depthwise_sides_3x3(
-    const depthwise_plane *plane, const real *weight, real bias, real *out, int64_t out_row, int64_t columns,
-    int64_t count, int64_t top, int64_t bottom, int64_t left, int64_t right)
+VEC_FUNCTION void depthwise_sides(
+    int stride, const depthwise_plane *plane, const real *weight, real bias, real *out, int64_t out_row,
+    int64_t columns, int64_t count, int64_t top, int64_t bottom, int64_t left, int64_t right)
 {
-    vec_mask masks[3];
+    vec_mask masks[4];
     vec scale[9], start = vec_broadcast(bias);
     depthwise_weights_3x3(weight, scale);
     for (int64_t column = 0; column < columns; column = column + LANES == left ? right : column + LANES) {
         int64_t at = column < columns - LANES ? column : columns - LANES;
-        depthwise_masks_3x3(plane, at, masks);
+        depthwise_masks_3x3(stride, plane, at, masks);
         for (int64_t band = top; band < bottom; band += DEPTHWISE_TILE_ROWS)
             depthwise_tile_3x3(
-                1, plane->x + band * plane->row + at, plane->row, NULL, depthwise_neighbours, masks, scale, start,
-                out + band * out_row + at, out_row, count - band);
+                stride, stride == 2, plane->x + band * stride * plane->row + stride * at, plane->row, NULL, 0,
+                depthwise_neighbours, masks, scale, start, out + band * out_row + at, out_row, count - band);
     }
 }
 
-/* A band of output rows whose lines are given; again those tiles lack columns that begin outside of [left, right). */
-static TILE_APART void depthwise_band_3x3(
-    const depthwise_plane *plane, const real *const *lines, const real *weight, real bias, real *out,
+VEC_FUNCTION void depthwise_band(
+    int stride, const depthwise_plane *plane, const real *const *lines, const real *weight, real bias, real *out,
     int64_t out_row, int64_t columns, int64_t count, int64_t left, int64_t right)
 {
-    vec_mask masks[3];
+    vec_mask masks[4];
     vec scale[9], start = vec_broadcast(bias);
     depthwise_weights_3x3(weight, scale);
     for (int64_t column = 0; column < columns; column += LANES) {
-        int64_t at = column < columns - LANES ? column : columns - LANES, taps[3] = {at, at + 1, at + 2};
+        int64_t at = column < columns - LANES ? column : columns - LANES;
         if (column >= left && column < right) {
-            depthwise_tile_3x3(1, NULL, 0, lines, taps, NULL, scale, start, out + at, out_row, count);
+            depthwise_tile_3x3(
+                stride, stride == 2, NULL, 0, lines, stride * at, depthwise_neighbours, NULL, scale, start, out + at,
+                out_row, count);
             continue;
         }
-        depthwise_masks_3x3(plane, at, masks);
-        depthwise_tile_3x3(1, NULL, 0, lines, taps, masks, scale, start, out + at, out_row, count);
+        depthwise_masks_3x3(stride, plane, at, masks);
+        depthwise_tile_3x3(
+            stride, stride == 2, NULL, 0, lines, stride * at, depthwise_neighbours, masks, scale, start, out + at,
+            out_row, count);
     }
 }
 
-/* out[t][v] as above, with a step of 1 and taps that are neighbours, of a plane in place; at least LANES columns. */
-static TILE_APART void depthwise_bordered_3x3(
-    const depthwise_plane *plane, const real *weight, real bias, real *out, int64_t out_row, int64_t columns,
-    int64_t count)
+/* Of a plane in place the tiles that begin in [top, bottom) x [left, right), where nothing lacks. */
+static TILE_APART void depthwise_inside_3x3(
+    int64_t stride, const depthwise_plane *plane, const real *weight, real bias, real *out, int64_t out_row,
+    int64_t count, int64_t top, int64_t bottom, int64_t left, int64_t right)
 {
-    const real *lines[DEPTHWISE_TILE_ROWS + 2];
-    /* tiles that begin in [top, bottom) x [left, right) read what is there */
+    const real *x = plane->x + stride * (top * plane->row + left);
+    out += top * out_row + left;
+    count = (bottom < count ? bottom : count) - top;
+    if (stride == 1)
+        depthwise_rows_3x3(
+            1, 0, x, plane->row, depthwise_neighbours, weight, bias, out, out_row, right - left, count);
+    else
+        depthwise_rows_3x3(
+            2, 1, x, plane->row, depthwise_neighbours, weight, bias, out, out_row, right - left, count);
+}
+
+/* Beside them, the tiles that lack columns. */
+static TILE_APART void depthwise_sides_3x3(
+    int64_t stride, const depthwise_plane *plane, const real *weight, real bias, real *out, int64_t out_row,
+    int64_t columns, int64_t count, int64_t top, int64_t bottom, int64_t left, int64_t right)
+{
+    if (stride == 1)
+        depthwise_sides(1, plane, weight, bias, out, out_row, columns, count, top, bottom, left, right);
+    else
+        depthwise_sides(2, plane, weight, bias, out, out_row, columns, count, top, bottom, left, right);
+}
+
+/* A band of output rows above or below them, whose lines are given. */
+static TILE_APART void depthwise_band_3x3(
+    int64_t stride, const depthwise_plane *plane, const real *const *lines, const real *weight, real bias, real *out,
+    int64_t out_row, int64_t columns, int64_t count, int64_t left, int64_t right)
+{
+    if (stride == 1)
+        depthwise_band(1, plane, lines, weight, bias, out, out_row, columns, count, left, right);
+    else
+        depthwise_band(2, plane, lines, weight, bias, out, out_row, columns, count, left, right);
+}
+
+/* out[t][v] = bias + sum over i, j < 3 of weight[j][i] * x[t * stride + i][v * stride + j], of a plane in place, for
+ * `count` rows and at least LANES columns; a stride of 1 or 2. */
+static void depthwise_plane_3x3(
+    int64_t stride, const depthwise_plane *plane, const real *weight, real bias, real *out, int64_t out_row,
+    int64_t columns, int64_t count)
+{
+    const real *lines[(DEPTHWISE_TILE_ROWS - 1) * 2 + 3];
+    int64_t tall = (DEPTHWISE_TILE_ROWS - 1) * stride + 3;
+    int64_t wide = stride == 1 ? 2 + LANES : 2 + 2 * LANES; /* columns that a tile reads */
     int64_t most = (count + DEPTHWISE_TILE_ROWS - 1) / DEPTHWISE_TILE_ROWS * DEPTHWISE_TILE_ROWS;
     int64_t top = 0, bottom, left = 0, right;
-    while (top < most && top < plane->first)
+    while (top < most && top * stride < plane->first)
         top += DEPTHWISE_TILE_ROWS;
-    for (bottom = top; bottom < most && bottom + DEPTHWISE_TILE_ROWS + 2 <= plane->end;)
+    for (bottom = top; bottom < most && bottom * stride + tall <= plane->end;)
         bottom += DEPTHWISE_TILE_ROWS;
-    while (left < plane->first_column)
+    while (left * stride < plane->first_column)
         left += LANES;
-    for (right = left; right + LANES <= columns && right + LANES + 2 <= plane->end_column;)
+    for (right = left; right + LANES <= columns && right * stride + wide <= plane->end_column;)
         right += LANES;
     if (bottom > top && right > left)
-        depthwise_roll_3x3(
-            1, plane->x + top * plane->row + left, plane->row, depthwise_neighbours, weight, bias,
-            out + top * out_row + left, out_row, right - left, (bottom < count ? bottom : count) - top);
+        depthwise_inside_3x3(stride, plane, weight, bias, out, out_row, count, top, bottom, left, right);
     if (bottom > top)
-        depthwise_sides_3x3(plane, weight, bias, out, out_row, columns, count, top, bottom, left, right);
+        depthwise_sides_3x3(stride, plane, weight, bias, out, out_row, columns, count, top, bottom, left, right);
     for (int64_t band = top > 0 ? 0 : bottom; band < count;
          band = band + DEPTHWISE_TILE_ROWS == top ? bottom : band + DEPTHWISE_TILE_ROWS) {
-        for (int r = 0; r < DEPTHWISE_TILE_ROWS + 2; r++) {
-            int64_t line = band + r;
+        for (int r = 0; r < tall; r++) {
+            int64_t line = band * stride + r;
             lines[r] = line < plane->first || line >= plane->end ? plane->zeros : plane->x + line * plane->row;
         }
         depthwise_band_3x3(
-            plane, lines, weight, bias, out + band * out_row, out_row, columns, count - band, left, right);
+            stride, plane, lines, weight, bias, out + band * out_row, out_row, columns, count - band, left, right);
     }
 }

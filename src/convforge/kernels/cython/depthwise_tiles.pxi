@@ -10,9 +10,9 @@ cdef extern from "depthwise_tile.h" nogil:
         const real *x
         const real *zeros
         int64_t row, first, end, first_column, end_column
-    void depthwise_bordered_3x3(
-        const depthwise_plane *plane, const real *weight, real bias, real *out, int64_t out_row, int64_t columns,
-        int64_t count,
+    void depthwise_plane_3x3(
+        int64_t stride, const depthwise_plane *plane, const real *weight, real bias, real *out, int64_t out_row,
+        int64_t columns, int64_t count,
     )
 
 cdef enum:

@@ -97,7 +97,7 @@ typedef lane_bits vec_bits __attribute__((vector_size(VEC_BYTES)));
 #endif
 
 /* vec_even, vec_odd: elements 0, 2, 4... and 1, 3, 5... of the concatenation of a and b; vec_low, vec_high: the halves
- * of a0 b0 a1 b1... */
+ * of a0 b0 a1 b1... vec_even_mixed, vec_odd_mixed: in another order, which vec_unmixed mends; one shuffle each. */
 #if defined(__AVX2__) && !defined(__AVX512F__)
 /* by name: two shuffles share their halves and take four instructions, of which gcc makes six slower ones */
 #if CF_REAL_BITS == 32
@@ -115,11 +115,17 @@ VEC_FUNCTION vec vec_even(vec a, vec b) { return VEC_EVEN_IN_HALVES(vec_low_halv
 VEC_FUNCTION vec vec_odd(vec a, vec b) { return VEC_ODD_IN_HALVES(vec_low_halves(a, b), vec_high_halves(a, b)); }
 VEC_FUNCTION vec vec_low(vec a, vec b) { return vec_low_halves(VEC_AVX(unpacklo)(a, b), VEC_AVX(unpackhi)(a, b)); }
 VEC_FUNCTION vec vec_high(vec a, vec b) { return vec_high_halves(VEC_AVX(unpacklo)(a, b), VEC_AVX(unpackhi)(a, b)); }
+VEC_FUNCTION vec vec_even_mixed(vec a, vec b) { return VEC_EVEN_IN_HALVES(a, b); }
+VEC_FUNCTION vec vec_odd_mixed(vec a, vec b) { return VEC_ODD_IN_HALVES(a, b); }
+VEC_FUNCTION vec vec_unmixed(vec v) { return (vec)_mm256_permute4x64_pd((__m256d)v, 0xd8); }
 #else
 VEC_FUNCTION vec vec_even(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_EVEN); }
 VEC_FUNCTION vec vec_odd(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_ODD); }
 VEC_FUNCTION vec vec_low(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_LOW); }
 VEC_FUNCTION vec vec_high(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_HIGH); }
+VEC_FUNCTION vec vec_even_mixed(vec a, vec b) { return vec_even(a, b); }
+VEC_FUNCTION vec vec_odd_mixed(vec a, vec b) { return vec_odd(a, b); }
+VEC_FUNCTION vec vec_unmixed(vec v) { return v; }
 #endif
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
