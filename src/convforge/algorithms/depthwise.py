@@ -168,7 +168,7 @@ def _kernel(r: Correlation, second: Correlation | None) -> str:
     if second is not None or r.out.steps[-1] != 1:
         return "depthwise_pair"
     if r.kernel == (3, 3) and r.dilation[1] == 1 and step == r.stride[1] <= 2:
-        return "depthwise_3x3"
+        return "depthwise_3x3" if step == 1 else "depthwise_strided_3x3"
     return "depthwise_forward" if step == 1 else "depthwise_strided"
 
 

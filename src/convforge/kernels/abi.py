@@ -79,10 +79,13 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "pack_depthwise": (*WEIGHT, "packed", "g", "k", "c", "kh", "kw", "factors"),
     # c or k is 1; items: n * g * ceil(oh / rows); columns: output columns at a time; factors: whether the weights have
     # some, of a c, strides and dilations of 1. With step the rows' stride over its common divisor with their dilation,
-    # 3x3 is for steps and column strides of 1 or 2 and no dilation of the columns, forward for steps of 1, strided for
-    # others, pair for outputs that are not side by side and for two convolutions of the same input with other columns
-    # of taps, whose outputs alternate along the rows; ow2 is 0 but for those
-    **dict.fromkeys(("depthwise_3x3", "depthwise_forward", "depthwise_strided", "depthwise_pair"), DEPTHWISE),
+    # 3x3 is for steps and column strides of 1, strided_3x3 for those of 2, both without a dilation of the columns;
+    # forward is for steps of 1, strided for others, pair for outputs that are not side by side and for two convolutions
+    # of the same input with other columns of taps, whose outputs alternate along the rows; ow2 is 0 but for those
+    **dict.fromkeys(
+        ("depthwise_3x3", "depthwise_strided_3x3", "depthwise_forward", "depthwise_strided", "depthwise_pair"),
+        DEPTHWISE,
+    ),
     # c is 1; partial[parts][g][k][kh * kw]; items: parts * g, a part some of the n * ceil(oh / rows) blocks of rows
     **dict.fromkeys(("depthwise_grad_weight", "depthwise_strided_grad_weight"), DEPTHWISE_GRAD_WEIGHT),
     # items: n * c * ceil(oh / rows) * ceil(ow / columns) blocks, columns innermost; without an address no indices are

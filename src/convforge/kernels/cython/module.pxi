@@ -77,6 +77,7 @@ KERNELS = {
     "direct_grad_weight": address(direct_grad_weight),
     "pack_depthwise": address(pack_depthwise),
     "depthwise_3x3": address(depthwise_forward),
+    "depthwise_strided_3x3": address(depthwise_forward),
     "depthwise_forward": address(depthwise_forward),
     "depthwise_strided": address(depthwise_forward),
     "depthwise_pair": address(depthwise_forward),

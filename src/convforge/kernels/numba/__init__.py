@@ -25,6 +25,7 @@ MODULES = {
     "direct_grad_weight": "direct_grad",
     "pack_depthwise": "depthwise_pack",
     "depthwise_3x3": "depthwise",
+    "depthwise_strided_3x3": "depthwise",
     "depthwise_forward": "depthwise",
     "depthwise_strided": "depthwise",
     "depthwise_pair": "depthwise",

@@ -13,11 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
-from convforge.kernels.numba.depthwise_masked import Strip, narrow_maps, strips_3
+from convforge.kernels.numba.depthwise_in_place import in_planes, in_strips
+from convforge.kernels.numba.depthwise_masked import narrow_maps
 from convforge.kernels.numba.depthwise_pack import packed_size
-from convforge.kernels.numba.depthwise_panels import next_panels, preparing
+from convforge.kernels.numba.depthwise_panels import next_panels, preparing, rows_apart
 from convforge.kernels.numba.depthwise_separable import separable
-from convforge.kernels.numba.depthwise_tiles import NARROW_ROWS, Tiles, rolling, rolling_pairs
+from convforge.kernels.numba.depthwise_tiles import NARROW_ROWS, ROWS, Tiles, rolling, rolling_pairs
 from convforge.kernels.numba.integers import ceiling
 from convforge.kernels.numba.simd import mask_instructions, masked_loads
 
@@ -28,34 +29,13 @@ if TYPE_CHECKING:
 
 
 def depthwise_3x3(target: Target) -> Callable[..., None]:
-    """3x3 kernels, of strides 1 and 2."""
-    f = abi.fields("depthwise_3x3")
-    copied = _forward(target, rolling(target, ((1, 3), (2, 3)), any_way=False))
-    if not mask_instructions(target.v):
-        return copied
-    lanes = target.lanes
-    halves_1, whole_1, halves_2, whole_2 = (
-        narrow_maps(target, f, planes, step) for step in (1, 2) for planes in (2, 1)
-    )
-    panels = target.call(copied)
-    in_place = target.call(_in_place(target)) if masked_loads(target.v) else panels
+    """3x3 kernels whose rows have a step of 1."""
+    return _3x3(target, 1)
 
-    def kernel(args, scratch, begin, end):
-        ow = args[f.ow]
-        if args[f.c] * args[f.dh] != 1 or args[f.sh] != args[f.sw] or ow > args[f.columns]:
-            panels(args, scratch, begin, end)
-        elif args[f.k] != 1 or args[f.rows] < args[f.oh] or ow > lanes:
-            in_place(args, scratch, begin, end)
-        elif args[f.sw] == 1 and 2 * ow <= lanes:
-            halves_1(args, begin, end)
-        elif args[f.sw] == 1:
-            whole_1(args, begin, end)
-        elif 2 * ow <= lanes:
-            halves_2(args, begin, end)
-        else:
-            whole_2(args, begin, end)
 
-    return kernel
+def depthwise_strided_3x3(target: Target) -> Callable[..., None]:
+    """3x3 kernels whose rows have a step of 2."""
+    return _3x3(target, 2)
 
 
 def depthwise_forward(target: Target) -> Callable[..., None]:
@@ -73,35 +53,31 @@ def depthwise_pair(target: Target) -> Callable[..., None]:
     return _forward(target, rolling_pairs(target))
 
 
-def _in_place(target: Target) -> Callable[..., None]:
-    """Blocks of output rows of one group of 3x3 kernels, where masked loads are cheap."""
-    v = target.v
+def _3x3(target: Target, step: int) -> Callable[..., None]:
+    v, lanes = target.v, target.lanes
     f = abi.fields("depthwise_3x3")
-    up, strips = ceiling(target), strips_3(target)
+    in_panels = _forward(target, rolling(target, ((step, 3),), any_way=False))
+    if not mask_instructions(v):
+        return in_panels
+    halves, whole = (narrow_maps(target, f, planes, step) for planes in (2, 1))
+    cheap_masks = masked_loads(v)
+    panels, apart = target.call(in_panels), rows_apart(target)
+    in_place = target.call(in_strips(target, step) if cheap_masks else in_planes(target, step))
 
     def kernel(args, scratch, begin, end):
-        g, k, sw, x_h, out_h = args[f.g], args[f.k], args[f.sw], args[f.x_h], args[f.out_h]
-        blocks = up(args[f.oh], args[f.rows])
-        zeros = v.pointer(scratch)
-        for i in range(8):
-            v.store(zeros, i * v.lanes, v.zero())
-        for item in range(begin, end):
-            top = item % blocks * args[f.rows]
-            group = item // blocks % g
-            image = item // blocks // g
-            line = top * sw - args[f.ph]
-            at = image * args[f.x_n] + group * args[f.x_c] + line * x_h - args[f.pw]
-            x = v.advance(v.pointer(args[f.x]), at)
-            for i in range(k):
-                channel = group * k + i
-                at = image * args[f.out_n] + channel * args[f.out_k] + top * out_h
-                bias = v.pointer(args[f.bias])[channel] if args[f.bias] != 0 else v.extract(v.zero(), 0)
-                strip = Strip(
-                    x, x_h, min(args[f.rows], args[f.oh] - top), line, -args[f.pw], args[f.ih], args[f.iw],
-                    v.advance(v.pointer(args[f.packed]), 9 * channel), v.advance(v.pointer(args[f.out]), at), out_h,
-                    args[f.ow], bias, zeros,
-                )  # fmt: skip
-                strips(sw, args[f.ow], strip)
+        ow = args[f.ow]
+        if args[f.c] * args[f.dh] != 1 or args[f.sh] != step or args[f.sw] != step or ow > args[f.columns]:
+            panels(args, scratch, begin, end)
+        elif args[f.k] != 1 or args[f.rows] < args[f.oh] or ow > lanes:
+            # on narrower maps most tiles would lie at a border, where masks cost as much as a copy
+            if cheap_masks or (ow >= 3 * lanes and apart((ROWS - 1) * step + 3, args[f.x_h])):
+                in_place(args, scratch, begin, end)
+            else:
+                panels(args, scratch, begin, end)
+        elif 2 * ow <= lanes:
+            halves(args, begin, end)
+        else:
+            whole(args, begin, end)
 
     return kernel
 

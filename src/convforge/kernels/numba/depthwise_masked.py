@@ -79,15 +79,16 @@ def _roll(target: Target, vectors: int, step: int) -> Inner:
     return target.call(define("roll", lines, v=v))
 
 
-def strips_3(target: Target) -> Inner:
-    """Make ``strips(step, columns, s)``: rows of ``columns`` outputs."""
+def strips_3(target: Target, step: int) -> Inner:
+    """Make ``strips(columns, s)``: rows of ``columns`` outputs."""
     lanes = target.lanes
     v = target.v
-    four, two, one = (_roll(target, vectors, 1) for vectors in (4, 2, 1))
-    two_pairs, one_pairs = (_roll(target, vectors, 2) for vectors in (2, 1))
+    two, one = (_roll(target, vectors, step) for vectors in (2, 1))
+    four = _roll(target, 4, step) if step == 1 else two
+    most = 4 if step == 1 else 2
 
     @target.call
-    def strips(step, columns, s):
+    def strips(columns, s):
         at = 0
         while at < columns:
             rest = columns - at
@@ -96,17 +97,13 @@ def strips_3(target: Target) -> Inner:
                 v.advance(s.out, at), s.out_row, rest, s.bias, s.zeros,
             )  # fmt: skip
             vectors = 2 if rest > lanes else 1
-            if step == 1 and rest > 3 * lanes:
+            if most == 4 and rest > 3 * lanes:
                 vectors = 4
                 four(here)
-            elif step == 1 and rest > lanes:
-                two(here)
-            elif step == 1:
-                one(here)
             elif rest > lanes:
-                two_pairs(here)
+                two(here)
             else:
-                one_pairs(here)
+                one(here)
             at += vectors * lanes
 
     return strips

@@ -27,6 +27,28 @@ _Input = namedtuple(
 _Panel = namedtuple("_Panel", "column columns x row plane")
 
 
+def _divisor(target: Target) -> Inner:
+    @target.jit
+    def divisor(a, b):
+        while b != 0:
+            a, b = b, a % b
+        return a
+
+    return divisor
+
+
+def rows_apart(target: Target) -> Inner:
+    """Make ``apart(rows, x_h)``: whether that many rows do not fall on the same few lines of the L1 cache."""
+    itemsize = target.v.itemsize
+    divisor = _divisor(target)
+
+    @target.jit
+    def apart(rows, x_h):
+        return rows <= 4 * (4096 // divisor(4096, x_h * itemsize))
+
+    return apart
+
+
 def preparing(target: Target, f: Any, pair: bool) -> Inner:
     """Make ``prepare(args, scratch, elements, rows)``: what is the same for every item, and the table laid out.
 
@@ -38,18 +60,12 @@ def preparing(target: Target, f: Any, pair: bool) -> Inner:
     second = target.jit((lambda args: (args[f.kw2], args[f.pw2])) if pair else (lambda args: (0, 0)))
     least = 4 * lanes
 
-    @target.jit
-    def divisor(a, b):
-        while b != 0:
-            a, b = b, a % b
-        return a
+    divisor, apart = _divisor(target), rows_apart(target)
 
     @target.jit
     def may_be_in_place(args):
-        # not where the rows of a tile fall on the same few lines of the L1 cache
-        apart = 4096 // divisor(4096, args[f.x_h] * v.itemsize)
         rows = args[f.kh] - 1 + (NARROW_ROWS if args[f.factors] != 0 else ROWS)
-        return args[f.sw] == 1 and args[f.ow] >= least and rows <= 4 * apart
+        return args[f.sw] == 1 and args[f.ow] >= least and apart(rows, args[f.x_h])
 
     @target.jit
     def choices(args):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from convforge.kernels.numba.generate import define, indented
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from convforge.kernels.numba.translate import Inner, Target
 
 #: Rows of a tile.
@@ -108,17 +110,43 @@ def _roll(target: Target, way: int, step: int, rows: int, vectors: int) -> Inner
     return target.call(define("roll", lines, v=v))
 
 
-def _roll_3x3(target: Target, step: int) -> Inner:
-    """Make ``roll_3x3(s, columns)``: all rows of at least LANES columns of one channel's 3x3 kernel.
+def tile_3x3(step: int, load: Callable[[int], list[str]]) -> list[str]:
+    """Source of a tile of one channel's 3x3 kernel: one vector of ROWS rows, at ``out``, of which ``rest`` are wanted.
 
-    A tile is one vector of its rows, and all weights are in registers. A row of input is read once for all the rows of
-    outputs that see it, and a sum takes a register only for as many rows.
+    ``load(r)`` sets a0, a1 and a2 to what the taps read in row r of the input, which is read once for all the rows of
+    outputs that see it; a sum takes a register only for as many rows.
     """
+    lines = []
+    for r in range((ROWS - 1) * step + 3):
+        lines += load(r)
+        for i in (2, 1, 0):
+            t = (r - i) // step
+            if r < i or (r - i) % step != 0 or t >= ROWS:
+                continue
+            total = f"w{i} * a0" if i == 0 else f"v.fma(w{i}, a0, s{t})"
+            for j in (1, 2):
+                total = f"v.fma(w{3 * j + i}, a{j}, {total})"
+            lines += [f"s{t} = {total}"]
+            if i == 2:
+                lines += [f"if {t} < rest:", f"    v.store(out, {t} * out_row, s{t} + bias)"]
+    return lines
+
+
+#: Source that keeps the weights of a 3x3 kernel in registers.
+WEIGHTS_3X3 = [f"w{i} = v.broadcast(weight[{i}])" for i in range(9)]
+
+
+def _roll_3x3(target: Target, step: int) -> Inner:
+    """Make ``roll_3x3(s, columns)``: all rows of at least LANES columns of one channel's 3x3 kernel."""
     v = target.v
+
+    def load(r: int) -> list[str]:
+        return [*(f"a{j} = v.load(p, o{j})" for j in range(3)), "p = v.advance(p, s.row)"]
+
     lines = [
         "def roll_3x3(s, columns):",
-        "    bias = v.broadcast(s.bias)",
-        *(f"    w{i} = v.broadcast(s.weight[{i}])" for i in range(9)),
+        "    bias, weight, out_row = v.broadcast(s.bias), s.weight, s.out_row",
+        *indented(1, WEIGHTS_3X3),
         *(f"    o{j} = s.offsets[{j}]" for j in range(3)),
         f"    for top in range(0, s.count, {ROWS}):",
         "        rest = s.count - top",
@@ -127,20 +155,8 @@ def _roll_3x3(target: Target, step: int) -> Inner:
         f"            at = min(column, columns - {v.lanes})",
         f"            p = v.advance(s.x, top * {step} * s.row + at)",
         "            out = v.advance(s.out, top * s.out_row + at)",
+        *indented(3, tile_3x3(step, load)),
     ]
-    for r in range((ROWS - 1) * step + 3):
-        lines += [f"            a{j} = v.load(p, o{j})" for j in range(3)]
-        for i in (2, 1, 0):
-            t = (r - i) // step
-            if r < i or (r - i) % step != 0 or t >= ROWS:
-                continue
-            total = f"w{i} * a0" if i == 0 else f"v.fma(w{i}, a0, s{t})"
-            for j in (1, 2):
-                total = f"v.fma(w{3 * j + i}, a{j}, {total})"
-            lines += [f"            s{t} = {total}"]
-            if i == 2:
-                lines += [f"            if {t} < rest:", f"                v.store(out, {t} * s.out_row, s{t} + bias)"]
-        lines += ["            p = v.advance(p, s.row)"]
     return target.call(define("roll_3x3", lines, v=v))
 
 
