@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import convforge as cf
+from convforge.arguments import conv_problem
+from convforge.plan_cache import functional_plan
 
 X = np.ones((2, 4, 8, 9), np.float32)
 W = np.ones((6, 2, 3, 3), np.float32)
@@ -176,19 +178,22 @@ def test_integer_like_arguments_are_fine():
     np.testing.assert_array_equal(cf.conv2d(X, W, stride=[2, 2], padding=[[1, 1], [1, 1]], groups=2), expected)
 
 
-def test_lists_are_tuples():
-    """They are looked up like tuples, and named as they were given where they are wrong."""
-    from convforge.arguments import conv_problem
+def test_spellings_share_a_plan():
+    """Lists are looked up like tuples, and named as they were given where they are wrong."""
+    choice = ("forward", "auto", "auto", None, conv_problem)
 
-    shapes = X.shape, W.shape
-    listed = conv_problem(list(X.shape), list(W.shape), stride=[2, 1], padding=[[1, 0], [2, 2]], groups=2)
-    assert listed is conv_problem(*shapes, stride=(2, 1), padding=((1, 0), (2, 2)), groups=2)
-    for wrong in ([1, 1, 1], [1, -1], [1, 1.0], [1, True]):
+    def planned(*sizes):
+        return functional_plan(*choice, X.shape, W.shape, "float32", *sizes, 2)
+
+    assert planned([2, 1], [[1, 0], [2, 2]], 1) is planned((2, 1), ((1, 0), (2, 2)), (1, 1))
+    assert planned(2, 1, 1) is planned((2, 2), (1, np.int64(1)), [1, 1]) is planned(np.uint8(2), ((1, 1), (1, 1)), 1)
+    for wrong in ([1, 1, 1], [1, -1], [1, 1.0], [1, True], (1.0, 1), (True, 1), True, 1.0):
+        planned(1, 1, 1)
         for _ in range(2):
             with pytest.raises((TypeError, ValueError), match="stride"):
-                conv_problem(*shapes, stride=wrong, groups=2)
+                planned(wrong, 1, 1)
     with pytest.raises(ValueError, match=re.escape("[1, 1, 1]")):
-        conv_problem(*shapes, stride=[1, 1, 1], groups=2)
+        planned([1, 1, 1], 1, 1)
 
 
 def test_kernel_larger_than_padded_input():

@@ -11,7 +11,7 @@ import pytest
 
 import convforge as cf
 from convforge import reference_warning, registry
-from convforge.plan_cache import PlanCache, cached_plan
+from convforge.plan_cache import PlanCache
 
 PROBLEM = "n2c16k24i14x14f3x3p1"
 
@@ -151,8 +151,6 @@ def test_cache_keys_carry_types():
         cf.conv2d(x, weight, stride=(True, True), tolerance=1.0)
     with pytest.raises(TypeError, match="tolerance"):
         cf.conv2d(x, weight, stride=(1, 1), tolerance=True)
-    problem = cf.parse(PROBLEM)
-    assert cached_plan(problem, "forward") is cached_plan(problem, "forward")
 
 
 def test_cache_is_bounded():
@@ -160,12 +158,39 @@ def test_cache_is_bounded():
         workspace_bytes = 1 << 20
 
     cache = PlanCache(4 << 20)
-    for key in range(50):
-        cache.get(key, Fake)
+    entries = [cache.entry(key, Fake) for key in range(50)]
+    plans = [entry() for entry in entries]
     assert len(cache) == 3
-    kept = cache.get(49, lambda: pytest.fail("the newest plan was dropped"))
-    assert isinstance(kept, Fake)
+    kept = cache.entry(49, lambda: pytest.fail("the newest plan was dropped"))
+    assert kept() is entries[49]() is plans[49]
+    # one that was dropped is made again, and the least recently used one goes instead
+    entries[47]()
+    again = entries[0]()
+    assert again is not plans[0]
+    assert again is entries[0]() is cache.entry(0, Fake)()
+    assert [entry.plan is not None for entry in (entries[47], entries[48], entries[49])] == [True, False, True]
+    assert len(cache) == 3
     cache.clear()
+    assert len(cache) == 0
+    assert entries[0].plan is None
+
+
+def test_cache_entries_of_a_key_share_its_plan():
+    class Fake:
+        workspace_bytes = 0
+
+    cache = PlanCache(1 << 20)
+    first, second = cache.entry("key", Fake), cache.entry("key", Fake)
+    assert first() is second() is first()
+    assert len(cache) == 1
+
+
+def test_a_plan_that_cannot_be_made_is_not_kept():
+    cache = PlanCache(1 << 20)
+    entry = cache.entry("key", lambda: (_ for _ in ()).throw(ValueError("no plan")))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no plan"):
+            entry()
     assert len(cache) == 0
 
 

@@ -316,7 +316,7 @@ def test_groups_divide_the_channels():
 
 def test_errors_use_the_words_of_the_call():
     with pytest.raises(ValueError, match="input_shape must have no empty axis"):
-        conv_problem((1, 2, 0), (1, 2, 1), names=("input_shape", "weight"))
+        conv_problem((1, 2, 0), (1, 2, 1), x_name="input_shape")
     with pytest.raises(ValueError, match="input_shape must have no empty axis"):
         pool_problem("max", (1, 2, 0), kernel_size=1, name="input_shape")
 

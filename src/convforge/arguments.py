@@ -2,57 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from functools import lru_cache, wraps
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from convforge import checks
 from convforge.checks import Pairs
 from convforge.problem import ConvProblem, PoolProblem
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-def _remembered(build: Callable[P, R]) -> Callable[P, R]:
-    """Keep what ``build`` returned for plain arguments: 26 us become 2, which a small layer's call feels.
-
-    Only plain ints, strings and tuples or lists of them are looked up: to a dict, (1,), (1.0,) and (True,) are equal.
-    """
-    look_up = lru_cache(maxsize=1024, typed=True)(build)
-
-    @wraps(build)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if _plain(args) and _plain(kwargs.values()):
-            return look_up(*args, **kwargs)  # type: ignore[arg-type]
-        frozen = tuple(map(_frozen, args))
-        named = {name: _frozen(value) for name, value in kwargs.items()}
-        if _plain(frozen) and _plain(named.values()):
-            with suppress(TypeError, ValueError):  # what is wrong is told of the lists that were given
-                return look_up(*frozen, **named)
-        return build(*args, **kwargs)
-
-    return call
-
-
-def _frozen(value: object) -> object:
-    return tuple(map(_frozen, value)) if type(value) is list else value
-
-
-_NUMBERS: frozenset[type] = frozenset((int, str))
-_ATOMS: frozenset[type] = _NUMBERS | {bool, type(None)}
-
-
-def _plain(values: Iterable[object], atoms: frozenset[type] = _ATOMS) -> bool:
-    for value in values:
-        kind = type(value)
-        if kind not in atoms and not (isinstance(value, tuple) and kind is tuple and _plain(value, _NUMBERS)):
-            return False
-    return True
-
-
-@_remembered
 def conv_problem(
     x_shape: Sequence[int],
     weight_shape: Sequence[int],
@@ -61,17 +18,16 @@ def conv_problem(
     padding: Any = 0,
     dilation: Any = 1,
     groups: Any = 1,
-    *,
     bias: bool = False,
-    names: tuple[str, str] = ("x", "weight"),
+    x_name: str = "x",
+    weight_name: str = "weight",
 ) -> ConvProblem:
     """Return the problem of a user's arguments.
 
     The shapes are batched: (n, c, spatial...) and (k, c / groups, spatial...). ``padding`` is an int, one int
-    per axis, one (before, after) pair per axis, "same" or "valid". ``names`` are the user's words for the two shapes,
-    for errors.
+    per axis, one (before, after) pair per axis, "same" or "valid". ``x_name`` and ``weight_name`` are the user's
+    words for the two shapes, for errors.
     """
-    x_name, weight_name = names
     x_shape = checks.shape(x_name, x_shape)
     ndim = _batched_dimension(x_name, x_shape)
     weight_shape = checks.shape(weight_name, weight_shape)
@@ -108,7 +64,6 @@ def conv_problem(
     )
 
 
-@_remembered
 def pool_problem(
     kind: str,
     x_shape: Sequence[int],
@@ -117,7 +72,6 @@ def pool_problem(
     stride: Any = None,
     padding: Any = 0,
     dilation: Any = 1,
-    *,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: Any = None,

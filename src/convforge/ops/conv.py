@@ -11,7 +11,8 @@ from convforge.arguments import conv_problem
 from convforge.arrays import check_array, check_types, dtype_name
 from convforge.ops.batch import add_batch, batched_out, batched_shape, unbatched
 from convforge.ops.device import takes_device_arrays
-from convforge.plan_cache import cached_plan
+from convforge.plan_cache import functional_plan
+from convforge.problem import ConvProblem
 
 Size = int | tuple[int, ...]
 Padding = int | tuple[int, ...] | tuple[tuple[int, int], ...] | str
@@ -90,10 +91,10 @@ def conv2d(
     """
     check_types(x=x, weight=weight)
     images = add_batch("x", x, 2)
-    problem = conv_problem(
-        images.shape, weight.shape, dtype_name(x), stride, padding, dilation, groups, bias=bias is not None
-    )
-    plan = cached_plan(problem, "forward", algorithm, backend, tolerance)
+    plan = functional_plan(
+        "forward", algorithm, backend, tolerance, conv_problem, images.shape, weight.shape, dtype_name(x), stride,
+        padding, dilation, groups, bias is not None,
+    )  # fmt: skip
     single = images is not x
     return unbatched(plan(images, weight, bias, out=batched_out(out, single), stream=stream), single, out)
 
@@ -141,13 +142,13 @@ def conv2d_grad_input(
     """
     check_types(weight=weight, grad_output=grad_output)
     shape = batched_shape("input_shape", input_shape, 2)
-    problem = conv_problem(
-        shape, weight.shape, dtype_name(weight), stride, padding, dilation, groups, names=("input_shape", "weight")
-    )
+    plan = functional_plan(
+        "grad_input", algorithm, backend, tolerance, conv_problem, shape, weight.shape, dtype_name(weight), stride,
+        padding, dilation, groups, False, "input_shape",
+    )  # fmt: skip
     single = len(input_shape) == 3
-    check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
+    check_array("grad_output", grad_output, plan.problem.output_shape[single:], plan.problem.dtype)
     gradient = grad_output[None] if single else grad_output
-    plan = cached_plan(problem, "grad_input", algorithm, backend, tolerance)
     return unbatched(plan.grad_input(gradient, weight, out=batched_out(out, single), stream=stream), single, out)
 
 
@@ -194,12 +195,12 @@ def conv2d_grad_weight(
     """
     check_types(x=x, grad_output=grad_output)
     images = add_batch("x", x, 2)
-    problem = conv_problem(
-        images.shape, weight_shape, dtype_name(x), stride, padding, dilation, groups, names=("x", "weight_shape")
-    )
+    plan = functional_plan(
+        "grad_weight", algorithm, backend, tolerance, conv_problem, images.shape, weight_shape, dtype_name(x), stride,
+        padding, dilation, groups, False, "x", "weight_shape",
+    )  # fmt: skip
     single = images is not x
-    check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
-    plan = cached_plan(problem, "grad_weight", algorithm, backend, tolerance)
+    check_array("grad_output", grad_output, plan.problem.output_shape[single:], plan.problem.dtype)
     return plan.grad_weight(images, grad_output[None] if single else grad_output, out=out, stream=stream)
 
 
@@ -246,18 +247,24 @@ def conv2d_backward(
     if not isinstance(needs, (tuple, list)) or [type(need) for need in needs] != [bool] * 3:
         raise TypeError(f"needs must be three bools, for (grad_input, grad_weight, grad_bias), got {needs!r}")
     images = add_batch("x", x, 2)
-    problem = conv_problem(images.shape, weight.shape, dtype_name(x), stride, padding, dilation, groups)
+    arguments = (images.shape, weight.shape, dtype_name(x), stride, padding, dilation, groups)
+    choice = (algorithm, backend, tolerance, conv_problem, *arguments)
+    plans = {
+        pass_: functional_plan(pass_, *choice)
+        for pass_, needed in zip(("grad_input", "grad_weight"), needs, strict=False)
+        if needed
+    }
+    problem = next(iter(plans.values())).problem if plans else conv_problem(*arguments)
+    assert isinstance(problem, ConvProblem)
     single = images is not x
     check_array("weight", weight, problem.weight_shape, problem.dtype)
     check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
     gradient = grad_output[None] if single else grad_output
     grad_input = grad_weight = grad_bias = None
     if needs[0]:
-        plan = cached_plan(problem, "grad_input", algorithm, backend, tolerance)
-        grad_input = unbatched(plan.grad_input(gradient, weight, stream=stream), single)
+        grad_input = unbatched(plans["grad_input"].grad_input(gradient, weight, stream=stream), single)
     if needs[1]:
-        plan = cached_plan(problem, "grad_weight", algorithm, backend, tolerance)
-        grad_weight = plan.grad_weight(images, gradient, stream=stream)
+        grad_weight = plans["grad_weight"].grad_weight(images, gradient, stream=stream)
     if needs[2]:
         grad_bias = device_call.bias_gradient(gradient, stream)
     return grad_input, grad_weight, grad_bias

@@ -10,7 +10,7 @@ from convforge.arguments import pool_problem
 from convforge.arrays import check_array, check_types, dtype_name
 from convforge.ops.batch import add_batch, batched_out, batched_shape, unbatched
 from convforge.ops.device import takes_device_arrays
-from convforge.plan_cache import cached_plan
+from convforge.plan_cache import functional_plan
 from convforge.problem import PoolProblem
 
 Size = int | tuple[int, ...]
@@ -77,11 +77,11 @@ def max_pool2d(
     check_types(x=x)
     images = add_batch("x", x, 2)
     single = images is not x
-    problem = pool_problem(
-        "max", images.shape, dtype_name(x), kernel_size, stride, padding, dilation, ceil_mode=ceil_mode,
-        indices=return_indices,
+    plan = functional_plan(
+        "forward", algorithm, backend, None, pool_problem, "max", images.shape, dtype_name(x), kernel_size, stride,
+        padding, dilation, ceil_mode, True, None, return_indices,
     )  # fmt: skip
-    result = cached_plan(problem, "forward", algorithm, backend)(images, out=batched_out(out, single), stream=stream)
+    result = plan(images, out=batched_out(out, single), stream=stream)
     if not return_indices:
         return unbatched(result, single, out)
     maxima, indices = result
@@ -135,9 +135,10 @@ def max_pool2d_backward(
             "channels"
         )
     check_array("indices", indices, grad_output.shape, "int64")
-    problem = _max_pool_between(shape, gradient.shape, dtype_name(grad_output))
+    plan = functional_plan(
+        "grad_input", "auto", backend, None, _max_pool_between, shape, gradient.shape, dtype_name(grad_output)
+    )
     positions = indices[None] if single else indices
-    plan = cached_plan(problem, "grad_input", "auto", backend)
     result = plan.grad_input(gradient, indices=positions, out=batched_out(out, single), stream=stream)
     return unbatched(result, single, out)
 
@@ -223,11 +224,10 @@ def avg_pool2d(
     check_types(x=x)
     images = add_batch("x", x, 2)
     single = images is not x
-    problem = pool_problem(
-        "avg", images.shape, dtype_name(x), kernel_size, stride, padding, ceil_mode=ceil_mode,
-        count_include_pad=count_include_pad, divisor_override=divisor_override,
+    plan = functional_plan(
+        "forward", algorithm, backend, None, pool_problem, "avg", images.shape, dtype_name(x), kernel_size, stride,
+        padding, 1, ceil_mode, count_include_pad, divisor_override,
     )  # fmt: skip
-    plan = cached_plan(problem, "forward", algorithm, backend)
     return unbatched(plan(images, out=batched_out(out, single), stream=stream), single, out)
 
 
@@ -275,11 +275,10 @@ def avg_pool2d_backward(
     check_types(grad_output=grad_output)
     shape = batched_shape("input_shape", input_shape, 2)
     single = len(input_shape) == 3
-    problem = pool_problem(
-        "avg", shape, dtype_name(grad_output), kernel_size, stride, padding, ceil_mode=ceil_mode,
-        count_include_pad=count_include_pad, divisor_override=divisor_override, name="input_shape",
+    plan = functional_plan(
+        "grad_input", algorithm, backend, None, pool_problem, "avg", shape, dtype_name(grad_output), kernel_size,
+        stride, padding, 1, ceil_mode, count_include_pad, divisor_override, False, "input_shape",
     )  # fmt: skip
-    check_array("grad_output", grad_output, problem.output_shape[single:], problem.dtype)
-    plan = cached_plan(problem, "grad_input", algorithm, backend)
+    check_array("grad_output", grad_output, plan.problem.output_shape[single:], plan.problem.dtype)
     gradient = grad_output[None] if single else grad_output
     return unbatched(plan.grad_input(gradient, out=batched_out(out, single), stream=stream), single, out)

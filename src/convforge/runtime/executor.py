@@ -62,7 +62,8 @@ class Executor:
         self._shared_bytes = _round_up(program.workspace_bytes)
         # of a call that brings no packed weights
         self._packed_bytes = 0 if program.unprepared else _round_up(program.packed_bytes)
-        self._workspaces: list[np.ndarray] = []
+        # each with what lies behind its shared part: the packed weights of a call that brings none
+        self._workspaces: list[tuple[np.ndarray, np.ndarray]] = []
 
     def workspace_bytes(self, workers: int, *, prepared: bool) -> int:
         """Bytes that a call of ``workers`` threads takes beyond its arrays."""
@@ -111,14 +112,15 @@ class Executor:
         scratch = self._shared_bytes if packed is not None else self._shared_bytes + self._packed_bytes
         needed = scratch + workers * self._scratch_bytes
         try:
-            memory = self._workspaces.pop()
+            buffers = self._workspaces.pop()
         except IndexError:
+            buffers = None
+        if buffers is None or buffers[0].nbytes < needed:
             memory = allocate(needed)
-        if memory.nbytes < needed:
-            memory = allocate(needed)
-        buffers = (memory, memory[self._shared_bytes :] if packed is None else packed)
-        self._runner.run(operands + buffers, first, end, scratch, self._scratch_bytes, workers)
-        self._workspaces.append(memory)
+            buffers = (memory, memory[self._shared_bytes :])
+        used = buffers if packed is None else (buffers[0], packed)
+        self._runner.run(operands + used, first, end, scratch, self._scratch_bytes, workers)
+        self._workspaces.append(buffers)
 
 
 _ANY, _UNIT_STRIDE, _CONTIGUOUS = range(3)
