@@ -5,7 +5,9 @@
 #pragma once
 #include "tile.h"
 
-enum { DEPTHWISE_TILE_ROWS = 4 };
+/* DEPTHWISE_VECTORS: of a tile of kernels of other sizes, with four rows. With a third one 16 registers do not suffice:
+ * sums would pass through the stack in each step (5x5: 23 cycles a vector, with two 14). */
+enum { DEPTHWISE_TILE_ROWS = 4, DEPTHWISE_VECTORS = CF_ROWS == 8 ? 3 : 2 };
 
 /* What the three taps of a row read, from the line's column of the first tap of the first output on.
  *

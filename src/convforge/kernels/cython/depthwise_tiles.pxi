@@ -2,6 +2,7 @@
 # A row of input is loaded once for all the rows of the tile that see it.
 
 cdef extern from "depthwise_tile.h" nogil:
+    enum: DEPTHWISE_VECTORS  # of a tile at most: two or three
     void depthwise_roll_3x3(
         int64_t step, const real *x, int64_t row, const int64_t *offsets, const real *weight, real bias, real *out,
         int64_t out_row, int64_t columns, int64_t count,
@@ -18,12 +19,11 @@ cdef extern from "depthwise_tile.h" nogil:
 cdef enum:
     DEPTHWISE_ROWS = 4  # of a tile
     DEPTHWISE_NARROW_ROWS = 8  # of a tile of one vector: as many sums as hide the latency of a multiply-add
-    DEPTHWISE_VECTORS = 3  # of a tile at most
     DEPTHWISE_SUMS = 12
 
-# How the rows of taps are gone through: unrolled for 3, 5 and 7 of them, and
+# How the rows of taps are gone through: unrolled for 1, 2, 3, 5 and 7 of them, and
 cdef enum:
-    DEPTHWISE_SINGLY = 1  # one by one, each output's input loaded by itself: any step
+    DEPTHWISE_SINGLY = 0  # one by one, each output's input loaded by itself: any step
     DEPTHWISE_MANY = 4  # a step of 1 and at least as many as a tile has rows
 
 
@@ -204,14 +204,14 @@ cdef inline void depthwise_roll_pair(const depthwise_tiles *s, int64_t columns) 
 
 
 cdef inline int64_t depthwise_roll_way(int way, int step, const depthwise_tiles *s, int64_t columns) noexcept nogil:
-    # Strips of three vectors, then one of as many as are left: whole vectors, of which the last two may overlap.
-    # Returns how many columns are done: a last vector is left.
+    # Whole strips, then one of as many vectors as are left: whole vectors, of which the last two may overlap. Returns
+    # how many columns are done: a last vector is left.
     cdef int64_t strips = columns // (DEPTHWISE_VECTORS * LANES), first = strips * DEPTHWISE_VECTORS * LANES
     cdef int64_t rest = columns - first
     if strips:
-        depthwise_roll(way, step, DEPTHWISE_ROWS, 3, s, 0, strips, 2 * LANES)
-    if rest > 2 * LANES:
-        depthwise_roll(way, step, DEPTHWISE_ROWS, 3, s, first, 1, rest - LANES)
+        depthwise_roll(way, step, DEPTHWISE_ROWS, DEPTHWISE_VECTORS, s, 0, strips, (DEPTHWISE_VECTORS - 1) * LANES)
+    if DEPTHWISE_VECTORS > 2 and rest > 2 * LANES:
+        depthwise_roll(way, step, DEPTHWISE_ROWS, DEPTHWISE_VECTORS, s, first, 1, rest - LANES)
     elif rest > LANES:
         depthwise_roll(way, step, DEPTHWISE_ROWS, 2, s, first, 1, rest - LANES)
     else:
@@ -220,7 +220,11 @@ cdef inline int64_t depthwise_roll_way(int way, int step, const depthwise_tiles 
 
 
 cdef int64_t depthwise_roll_1(const depthwise_tiles *s, int64_t columns) noexcept nogil:
-    if s.kh == 3:
+    if s.kh == 1:
+        return depthwise_roll_way(1, 1, s, columns)
+    elif s.kh == 2:
+        return depthwise_roll_way(2, 1, s, columns)
+    elif s.kh == 3:
         return depthwise_roll_way(3, 1, s, columns)
     elif s.kh == 5:
         return depthwise_roll_way(5, 1, s, columns)
@@ -259,7 +263,7 @@ cdef inline void depthwise_roll_rows(const depthwise_tiles *s, int64_t columns) 
             s.step, s.x, s.row, s.offsets, s.weight, s.bias, s.out, s.out_row, columns, s.count
         )
         return
-    if s.step == 1 and s.kh >= 3:
+    if s.step == 1:
         done = depthwise_roll_1(s, columns)
     elif s.step == 2 and (s.kh == 3 or s.kh == 5 or s.kh == 7):
         done = depthwise_roll_2(s, columns)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from convforge.kernels.numba.translate import Inner, Target
 
 
+# steps and rows of the kernels that are specialised for: where the rows have a step of 1, all
+_ONE_BY_ONE = ((1, 1), (1, 2), (1, 3), (1, 5), (1, 7), (1, 4))
+
+
 def depthwise_3x3(target: Target) -> Callable[..., None]:
     """3x3 kernels whose rows have a step of 1."""
     return _3x3(target, 1)
@@ -40,7 +44,7 @@ def depthwise_strided_3x3(target: Target) -> Callable[..., None]:
 
 def depthwise_forward(target: Target) -> Callable[..., None]:
     """Kernels of any size whose rows have a step of 1."""
-    return _forward(target, rolling(target, ((1, 3), (1, 5), (1, 7), (1, 4))), may_be_separable=True)
+    return _forward(target, rolling(target, _ONE_BY_ONE, any_way=False), may_be_separable=True)
 
 
 def depthwise_strided(target: Target) -> Callable[..., None]:

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 ROWS = 4
 #: Rows of a tile of one vector: as many sums as hide the latency of a multiply-add.
 NARROW_ROWS = 8
-_VECTORS = 3  # of a tile at most
-# how the rows of taps are gone through: unrolled for 3, 5 and 7 of them, one by one (each output's input loaded by
+# how the rows of taps are gone through: unrolled for 1, 2, 3, 5 and 7 of them, one by one (each output's input loaded by
 # itself: any step), or with a step of 1 and at least as many as a tile has rows
-_SINGLY, _MANY = 1, 4
+_SINGLY, _MANY = 0, 4
 
 # `count` rows of outputs from the first tap's first input on; `row` from one row of taps to the next. The second
 # convolution's outputs alternate with those of the first along the rows. `lanes` of outputs in a row: more than a
@@ -161,23 +160,25 @@ def _roll_3x3(target: Target, step: int) -> Inner:
 
 
 def _roll_way(target: Target, way: int, step: int) -> Inner:
-    """Make ``roll_way(s, columns)``: strips of three vectors, then one of as many as are left.
+    """Make ``roll_way(s, columns)``: whole strips, then one of as many vectors as are left.
 
     They are whole vectors, of which the last two may overlap. It returns how many columns are done: a last vector is
     left.
     """
     lanes = target.lanes
-    three, two = (_roll(target, way, step, ROWS, vectors) for vectors in (3, 2))
+    most = 3 if target.rows == 8 else 2  # a third vector takes more than 16 registers
+    two = _roll(target, way, step, ROWS, 2)
+    whole = _roll(target, way, step, ROWS, most) if most > 2 else two
 
     @target.call
     def roll_way(s, columns):
-        strips = columns // (_VECTORS * lanes)
-        first = strips * _VECTORS * lanes
+        strips = columns // (most * lanes)
+        first = strips * most * lanes
         rest = columns - first
         if strips > 0:
-            three(s, 0, strips, 2 * lanes)
+            whole(s, 0, strips, (most - 1) * lanes)
         if rest > 2 * lanes:
-            three(s, first, 1, rest - lanes)
+            whole(s, first, 1, rest - lanes)
         elif rest > lanes:
             two(s, first, 1, rest - lanes)
         else:
