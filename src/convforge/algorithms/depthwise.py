@@ -77,7 +77,7 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
 #: Measured: share of the peak that the multiply-adds reach if all else is counted apart, likewise in the weight
 #: gradient; cycles for one vector of outputs beside them, for each input row and column that it steps over; cycles for
 #: a plane; seconds for a call.
-_EFFICIENCY = 0.65
+_EFFICIENCY = 0.85
 _DOT_EFFICIENCY = 0.5
 _VECTOR_CYCLES = 4
 _PLANE_CYCLES = 120

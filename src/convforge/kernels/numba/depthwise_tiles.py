@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 ROWS = 4
 #: Rows of a tile of one vector: as many sums as hide the latency of a multiply-add.
 NARROW_ROWS = 8
-# how the rows of taps are gone through: unrolled for 1, 2, 3, 5 and 7 of them, one by one (each output's input loaded by
-# itself: any step), or with a step of 1 and at least as many as a tile has rows
+# how the rows of taps are gone through: unrolled for 1, 2, 3, 5 and 7 of them, one by one (each output's input loaded
+# by itself: any step), or with a step of 1 and at least as many as a tile has rows
 _SINGLY, _MANY = 0, 4
 
 # `count` rows of outputs from the first tap's first input on; `row` from one row of taps to the next. The second
