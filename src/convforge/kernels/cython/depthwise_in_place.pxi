@@ -1,6 +1,17 @@
 # 3x3 kernels of stride 1 or 2 that read planes in place: in strips through masks where masked loads cost no more than
 # whole ones, else in tiles, of which those at the borders go through masks.
 
+cdef extern from "depthwise_plane.h" nogil:
+    ctypedef struct depthwise_plane:
+        const real *x
+        const real *zeros
+        int64_t row, first, end, first_column, end_column
+    void depthwise_plane_3x3(
+        int64_t stride, const depthwise_plane *plane, const real *weight, real bias, real *out, int64_t out_row,
+        int64_t columns, int64_t count,
+    )
+
+
 cdef inline void depthwise_zero_line(real *zeros, int64_t columns) noexcept nogil:
     cdef int64_t i
     for i in range(ceil_div(columns, LANES)):

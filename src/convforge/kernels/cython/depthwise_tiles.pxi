@@ -7,14 +7,6 @@ cdef extern from "depthwise_tile.h" nogil:
         int64_t step, const real *x, int64_t row, const int64_t *offsets, const real *weight, real bias, real *out,
         int64_t out_row, int64_t columns, int64_t count,
     )
-    ctypedef struct depthwise_plane:
-        const real *x
-        const real *zeros
-        int64_t row, first, end, first_column, end_column
-    void depthwise_plane_3x3(
-        int64_t stride, const depthwise_plane *plane, const real *weight, real bias, real *out, int64_t out_row,
-        int64_t columns, int64_t count,
-    )
 
 cdef enum:
     DEPTHWISE_ROWS = 4  # of a tile
