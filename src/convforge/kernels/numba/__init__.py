@@ -19,7 +19,7 @@ MODULES = {
     "sum_parts": "weights",
     "fill_zero": "weights",
     "im2col_forward": "im2col",
-    "im2col_pixels": "im2col",
+    "im2col_pixels": "im2col_pixels",
     "im2col_grad_weight": "im2col_grad",
     "direct_forward": "direct",
     "direct_grad_weight": "direct_grad",

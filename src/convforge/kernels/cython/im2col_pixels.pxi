@@ -1,0 +1,158 @@
+# The same product as in im2col.pxi with output channels in the lanes and pixels in the rows of the tile: no lane idles on a
+# small map.
+
+cdef inline void lower_pixels(
+    const real *source, const int64_t *offsets, int64_t taps, const int64_t *starts, int64_t rows, int64_t more,
+    real *packed,
+) noexcept nogil:
+    """packed[taps][ROWS] = what up to ROWS pixels read, the last one repeated where they are fewer.
+
+    ``more`` pixels are listed from ``starts`` on: others may be read in the place of those that are missing.
+    """
+    cdef int64_t p, i
+    cdef int64_t at[ROWS]
+    cdef const real *tap
+    if more >= ROWS and starts[ROWS - 1] == starts[0] + ROWS - 1:
+        source += starts[0]
+        for p in range(taps):
+            memcpy(packed + p * ROWS, source + offsets[p], ROWS * sizeof(real))
+        return
+    for i in range(ROWS):
+        at[i] = starts[min(i, rows - 1)]
+    for p in range(taps):
+        tap = source + offsets[p]
+        for i in range(ROWS):
+            packed[p * ROWS + i] = tap[at[i]]
+
+
+cdef void store_pixels(
+    const im2col_pixels_args *a, const real *sums, int64_t pixel, int64_t count, int64_t channels, real *transposed,
+    const real *bias, real *out,
+) noexcept nogil:
+    """out[channel, pixel + i] = sums[i][channel] + bias[channel] for ``count`` pixels; blocks are ``transposed``."""
+    cdef bint flat = a.out_w == 1 and (a.out_h == a.ow or a.oh == 1)
+    cdef int64_t channel = 0, row, rows, i
+    cdef vec block[LANES]
+    cdef real *to
+    while channel < channels:
+        rows = min(channels - channel, <int64_t>LANES)
+        to = out + channel * a.out_k
+        row = 0
+        while row < count:
+            for i in range(LANES):
+                block[i] = vec_load(sums + (row + i) * COLUMNS + channel)
+            vec_transpose(LANES, block)
+            if bias:
+                for i in range(LANES):
+                    if i < rows:
+                        block[i] = block[i] + vec_broadcast(bias[channel + i])
+            if flat:
+                for i in range(LANES):
+                    if i < rows:
+                        vec_store_partial(to + pixel + row + i * a.out_k, block[i], count - row)
+            else:
+                for i in range(LANES):
+                    vec_store(transposed + i * COLUMNS, block[i])
+                scatter_rows(
+                    a.ow, a.out_k, a.out_h, a.out_w, transposed, rows, to, pixel + row,
+                    min(count - row, <int64_t>LANES), False,
+                )
+            row += LANES
+        channel += LANES
+
+
+cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    cdef const im2col_pixels_args *a = <const im2col_pixels_args *>args
+    cdef taps_source source
+    open_source(&source, a.x_c, a.x_h, a.ih, a.iw, a.ow, a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw)
+    merge_rows(&source.g, a.oh)
+    cdef int64_t pixels = a.oh * a.ow, area = a.kh * a.kw, taps = a.c * area
+    cdef int64_t vectors = ceil_div(a.k, LANES), panels = ceil_div(vectors, VECTORS)
+    # a unit is what shares and tiles divide: a row of pixels by rows, or else one, and tiles then divide a share
+    cdef int64_t unit = source.g.ow if a.by_rows else 1, units = pixels // unit, row_tiles = ceil_div(unit, ROWS)
+    cdef int64_t most = ceil_div(ceil_div(units, a.shares) * unit, LANES) * LANES
+    cdef int64_t most_tiles = ceil_div(units, a.shares) * row_tiles if a.by_rows else ceil_div(most, ROWS)
+    # scratch: starts[most], tops[tiles + 1], offsets[channels * area], lowered[tiles][depth * ROWS + 2 * LANES],
+    # sums[panels of a split, or 1][most][COLUMNS], block[LANES][COLUMNS], stripes of some channels
+    cdef int64_t *starts = <int64_t *>scratch
+    cdef int64_t *tops = starts + most
+    source.offsets = tops + most_tiles + 1
+    cdef real *lowered = <real *>(source.offsets + a.channels * area)
+    # neighbouring tiles would else compete for the same sets of the cache
+    cdef int64_t tile_step = a.depth * ROWS + 2 * LANES
+    cdef real *sums = lowered + most_tiles * tile_step
+    cdef real *transposed = sums + (ceil_div(panels, a.splits) if a.depth < taps else 1) * most * COLUMNS
+    source.striped = <real *>aligned(scratch, transposed + LANES * COLUMNS)
+    cdef int64_t item, pixel, split, group, image, count, first_panel, last_panel, panel, first, rows, p, h, w
+    cdef int64_t tiles, t, row, vector, width, step, i, channel, tap, listed = a.channels * area
+    cdef const real *ahead
+    cdef const real *read
+    cdef const real *weight
+    cdef const real *weights
+    cdef real *panel_sums
+    for item in range(begin, end):
+        # images and shares innermost: they use the same weights
+        p = item % a.shares
+        pixel = units * p // a.shares * unit
+        count = units * (p + 1) // a.shares * unit - pixel
+        image = item // a.shares % a.n
+        split = item // (a.shares * a.n) % a.splits
+        group = item // (a.shares * a.n * a.splits)
+        first_panel = panels * split // a.splits
+        last_panel = panels * (split + 1) // a.splits
+        source.x = <const real *>a.x + image * a.x_n + group * a.c * a.x_c
+        weights = <const real *>a.packed + group * vectors * LANES * taps
+        aim(&source, pixel, count)
+        repeat_taps(source.offsets, area, a.channels, channel_step(&source))
+        h = 0
+        w = pixel - source.first_row * source.g.ow
+        for p in range(count):
+            starts[p] = h * source.row_step + w - source.first_column
+            w += 1
+            if w == source.g.ow:
+                w = 0
+                h += 1
+        if a.by_rows:
+            tiles = count // unit * row_tiles
+            for t in range(tiles + 1):
+                tops[t] = t // row_tiles * unit + unit * (t % row_tiles) // row_tiles
+        else:
+            tiles = ceil_div(count, ROWS)
+            for t in range(tiles + 1):
+                tops[t] = count * t // tiles
+        first = 0
+        while first < taps:
+            rows = min(a.depth, taps - first)
+            channel, tap, p = first // area, first % area, 0
+            while p < rows:
+                i = min(listed - tap, rows - p)
+                read = read_channels(&source, channel, ceil_div(tap + i, area))
+                for t in range(tiles):
+                    lower_pixels(
+                        read, source.offsets + tap, i, starts + tops[t], tops[t + 1] - tops[t], count - tops[t],
+                        lowered + t * tile_step + p * ROWS,
+                    )
+                p += i
+                channel += a.channels
+                tap = 0
+            for panel in range(first_panel, last_panel):
+                vector = vectors * panel // panels
+                width = (vectors * (panel + 1) // panels - vector) * LANES
+                weight = weights + vector * LANES * taps + first * width
+                panel_sums = sums + (panel - first_panel) * most * COLUMNS if a.depth < taps else sums
+                # each tile fetches its share of the next panel's weights
+                ahead = weight + taps * width
+                step = ceil_div(width, tiles)
+                for t in range(tiles):
+                    gemm_ahead(
+                        rows, lowered + t * tile_step, weight, width, ahead + t * rows * step, step,
+                        panel_sums + tops[t] * COLUMNS, COLUMNS, NULL, tops[t + 1] - tops[t], width, first > 0,
+                    )
+                if first + rows == taps:
+                    vector *= LANES
+                    store_pixels(
+                        a, panel_sums, pixel, count, min(width, a.k - vector), transposed,
+                        <const real *>a.bias + group * a.k + vector if a.bias else NULL,
+                        <real *>a.out + image * a.out_n + (group * a.k + vector) * a.out_k,
+                    )
+            first += rows

@@ -1,0 +1,204 @@
+"""The product of im2col with output channels in the lanes, pixels in the tile's rows: no lane idles on a small map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from convforge.kernels import abi
+from convforge.kernels.numba.gemm import gemm_ahead, transposed
+from convforge.kernels.numba.generate import define
+from convforge.kernels.numba.im2col_scatter import scattering
+from convforge.kernels.numba.taps_source import taps_source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from convforge.kernels.numba.translate import Target
+
+
+def im2col_pixels(target: Target) -> Callable[..., None]:
+    """Output channels in the lanes, pixels in the rows of the tile: no lane idles on a small map."""
+    v, lanes, tile_rows = target.v, target.lanes, target.rows
+    width = lanes * target.vectors
+    most_vectors = target.vectors
+    f = abi.fields("im2col_pixels")
+    source, gemm, scatter = taps_source(target), gemm_ahead(target), scattering(target)
+    aim, channel_step, read_channels = source.aim, source.channel_step, source.read_channels
+    list_taps, repeat_taps = source.list_taps, source.repeat_taps
+
+    names = [f"row{i}" for i in range(lanes)]
+    lines = ["def store_block(sums, bias, to, step, rows, n):"]
+    lines += [f"    {name} = v.load(sums, {i * width})" for i, name in enumerate(names)]
+    steps, names = transposed(names)
+    lines += [f"    {step}" for step in steps]
+    lines += ["    biases = v.pointer(bias)"]
+    for i, name in enumerate(names):
+        lines += [f"    if {i} < rows:"]
+        lines += [f"        init = v.broadcast(biases[{i}]) if bias != 0 else v.zero()"]
+        lines += [f"        v.store_partial(v.advance(to, {i} * step), {name} + init, n)"]
+    store_block = target.call(define("store_block", lines, v=v))
+
+    each = range(tile_rows)
+    lines = ["def gather(source, offsets, taps, starts, rows, packed):"]
+    lines += [f"    start{i} = starts[min({i}, rows - 1)]" for i in each]
+    lines += ["    for p in range(taps):"]
+    lines += ["        tap = v.advance(source, offsets[p])"]
+    lines += [f"        packed[{i}] = tap[start{i}]" for i in each]
+    lines += [f"        packed = v.advance(packed, {tile_rows})"]
+    gather = target.jit(define("gather", lines, v=v))
+
+    @target.call
+    def lower_pixels(source, offsets, taps, starts, rows, more, packed):
+        # what up to tile_rows pixels read of each tap, the last one repeated where they are fewer; `more` pixels are
+        # listed from the first on: others may be read in the place of those that are missing
+        if more >= tile_rows and starts[tile_rows - 1] == starts[0] + tile_rows - 1:
+            first = v.advance(source, starts[0])
+            for p in range(taps):
+                tap = v.advance(first, offsets[p])
+                for i in range(tile_rows):
+                    packed[p * tile_rows + i] = tap[i]
+            return
+        gather(source, offsets, taps, starts, rows, packed)
+
+    @target.call
+    def store_pixels(sums, pixel, count, channels, transposed_sums, bias, out, out_k, out_h, out_w, ow, flat):
+        # out[channel, pixel + i] = sums[i][channel] + bias[channel]
+        for channel in range(0, channels, lanes):
+            rows = min(channels - channel, lanes)
+            biases = 0 if bias == 0 else bias + channel * v.itemsize
+            to = v.advance(out, channel * out_k)
+            for row in range(0, count, lanes):
+                block = v.advance(sums, row * width + channel)
+                if flat:
+                    store_block(block, biases, v.advance(to, pixel + row), out_k, rows, count - row)
+                    continue
+                store_block(block, biases, transposed_sums, width, rows, lanes)
+                scatter(transposed_sums, rows, to, out_k, out_h, out_w, ow, pixel + row, min(count - row, lanes), False)
+
+    def kernel(args, scratch, begin, end):
+        n, c, k, oh, ow = args[f.n], args[f.c], args[f.k], args[f.oh], args[f.ow]
+        ih, iw, kh, kw, sh, sw = args[f.ih], args[f.iw], args[f.kh], args[f.kw], args[f.sh], args[f.sw]
+        ph, pw, dh, dw = args[f.ph], args[f.pw], args[f.dh], args[f.dw]
+        x_c, x_h, out_k = args[f.x_c], args[f.x_h], args[f.out_k]
+        depth, splits, shares = args[f.depth], args[f.splits], args[f.shares]
+        area, pixels = kh * kw, oh * ow
+        taps = c * area
+        row_pixels = ow
+        if area * sh * sw == 1 and ph == 0 and pw == 0 and ih == oh and iw == ow and x_h == iw:
+            # output pixels are input pixels: the plane is one row
+            ih, iw, row_pixels = 1, ih * iw, pixels
+        vectors = (k + lanes - 1) // lanes
+        panels = (vectors + most_vectors - 1) // most_vectors
+        # a unit is what shares and tiles divide: a row of pixels by rows, or else one, and tiles then divide a share
+        by_rows, channels = args[f.by_rows], args[f.channels]
+        unit = row_pixels if by_rows else 1
+        units = pixels // unit
+        row_tiles = (unit + tile_rows - 1) // tile_rows
+        most_units = (units + shares - 1) // shares
+        most = (most_units * unit + lanes - 1) // lanes * lanes
+        most_tiles = most_units * row_tiles if by_rows else (most + tile_rows - 1) // tile_rows
+        listed = channels * area
+        # where all taps are summed at once, no other panel's sums wait for more
+        waiting = (panels + splits - 1) // splits if depth < taps else 1
+        flat = args[f.out_w] == 1 and (args[f.out_h] == ow or oh == 1)
+        # scratch: starts[most], tops[tiles + 1], offsets[channels * area],
+        # lowered[tiles][depth * tile_rows + 2 * LANES], sums[panels of a split, or 1][most][columns of a tile],
+        # block[LANES][columns], stripes of some channels
+        starts = v.pointer_int64(scratch)
+        tops = v.advance(starts, most)
+        offsets = v.advance(tops, most_tiles + 1)
+        lowered = v.pointer(scratch + 8 * (most + most_tiles + 1 + listed))
+        # neighbouring tiles would else compete for the same sets of the cache
+        tile_step = depth * tile_rows + 2 * lanes
+        sums = v.advance(lowered, most_tiles * tile_step)
+        block_sums = v.advance(sums, waiting * most * width)
+        taken = 8 * (most + most_tiles + 1 + listed)
+        taken += (most_tiles * tile_step + (waiting * most + lanes) * width) * v.itemsize
+        stripe = v.pointer(scratch + (taken + 63) // 64 * 64)
+        phases = sw if kw > 1 else 1
+        row_step = 1 if kh > 1 else sh
+        for item in range(begin, end):
+            # images and shares innermost: they use the same weights
+            rest = item // shares
+            share = item - rest * shares
+            pixel = units * share // shares * unit
+            count = units * (share + 1) // shares * unit - pixel
+            group_split = rest // n
+            image = rest - group_split * n
+            group = group_split // splits
+            split = group_split - group * splits
+            first_panel, last_panel = panels * split // splits, panels * (split + 1) // splits
+            x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + group * c * x_c)
+            packed = v.advance(v.pointer(args[f.packed]), group * vectors * lanes * taps)
+            top, left, rows, pitch, inside = aim(
+                row_pixels, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, row_step, pixel, count
+            )
+            row_pitch = x_h if inside else phases * pitch
+            list_taps(kh, kw, dh, dw, row_pitch, pitch, sw if phases > 1 else 1, offsets)
+            first_row = pixel // row_pixels
+            column = pixel - first_row * row_pixels
+            if column + count <= row_pixels:
+                column = 0
+            pixel_step = sh * x_h if inside else sh // row_step * row_pitch
+            row = 0
+            for p in range(count):
+                starts[p] = row * pixel_step + column
+                column += 1
+                if column == row_pixels:
+                    column = 0
+                    row += 1
+            apart = channel_step(inside, x_c, rows * phases * pitch)
+            repeat_taps(offsets, area, channels, apart)
+            if by_rows:
+                tiles = count // unit * row_tiles
+                for tile in range(tiles + 1):
+                    row = tile // row_tiles
+                    tops[tile] = row * unit + unit * (tile - row * row_tiles) // row_tiles
+            else:
+                tiles = (count + tile_rows - 1) // tile_rows
+                for tile in range(tiles + 1):
+                    tops[tile] = count * tile // tiles
+            for first in range(0, taps, depth):
+                last = min(first + depth, taps)
+                channel = first // area
+                tap = first - channel * area
+                p = first
+                while p < last:
+                    times = min(listed - tap, last - p)
+                    read = read_channels(
+                        inside, sw, v.advance(x, channel * x_c), x_c, x_h, ih, iw, top, left, rows, row_step, phases,
+                        pitch, (tap + times + area - 1) // area, apart, stripe,
+                    )  # fmt: skip
+                    for tile in range(tiles):
+                        lower_pixels(
+                            read, v.advance(offsets, tap), times, v.advance(starts, tops[tile]),
+                            tops[tile + 1] - tops[tile], count - tops[tile],
+                            v.advance(lowered, tile * tile_step + (p - first) * tile_rows),
+                        )  # fmt: skip
+                    p += times
+                    channel += channels
+                    tap = 0
+                for panel in range(first_panel, last_panel):
+                    vector = vectors * panel // panels
+                    columns = (vectors * (panel + 1) // panels - vector) * lanes
+                    weight = v.advance(packed, vector * taps * lanes + first * columns)
+                    panel_sums = v.advance(sums, (panel - first_panel) * most * width if depth < taps else 0)
+                    # each tile fetches its share of the next panel's weights
+                    step = (columns + tiles - 1) // tiles
+                    for tile in range(tiles):
+                        gemm(
+                            last - first, v.advance(lowered, tile * tile_step), weight, columns,
+                            v.advance(weight, taps * columns + tile * (last - first) * step), step,
+                            v.advance(panel_sums, tops[tile] * width), width, 0, tops[tile + 1] - tops[tile], columns,
+                            first > 0,
+                        )  # fmt: skip
+                    if last == taps:
+                        channel = group * k + vector * lanes
+                        store_pixels(
+                            panel_sums, pixel, count, min(columns, k - vector * lanes), block_sums,
+                            0 if args[f.bias] == 0 else args[f.bias] + channel * v.itemsize,
+                            v.advance(v.pointer(args[f.out]), image * args[f.out_n] + channel * out_k),
+                            out_k, args[f.out_h], args[f.out_w], ow, flat,
+                        )  # fmt: skip
+
+    return kernel
