@@ -56,7 +56,9 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
         depthwise_in_panels(a, scratch, begin, end)
 
 
-cdef void depthwise_in_panels(const depthwise_forward_args *a, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+cdef void depthwise_in_panels(
+    const depthwise_forward_args *a, char *scratch, int64_t begin, int64_t end
+) noexcept nogil:
     cdef depthwise_input d
     cdef depthwise_panel panel
     cdef depthwise_tiles s

@@ -18,7 +18,9 @@ cdef inline void depthwise_zero_line(real *zeros, int64_t columns) noexcept nogi
         vec_store(zeros + i * LANES, vec_zero())
 
 
-cdef void depthwise_in_strips(const depthwise_forward_args *a, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+cdef void depthwise_in_strips(
+    const depthwise_forward_args *a, char *scratch, int64_t begin, int64_t end
+) noexcept nogil:
     cdef depthwise_strip strip
     cdef real *zeros = <real *>aligned(scratch, scratch)
     cdef int64_t blocks = ceil_div(a.oh, a.rows), item, group, image, channel, top
@@ -39,7 +41,9 @@ cdef void depthwise_in_strips(const depthwise_forward_args *a, char *scratch, in
             depthwise_strips_3(a.sw, a.ow, &strip)
 
 
-cdef void depthwise_in_planes(const depthwise_forward_args *a, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+cdef void depthwise_in_planes(
+    const depthwise_forward_args *a, char *scratch, int64_t begin, int64_t end
+) noexcept nogil:
     cdef depthwise_plane plane
     cdef real *zeros = <real *>aligned(scratch, scratch)
     cdef int64_t blocks = ceil_div(a.oh, a.rows), item, group, image, channel, top

@@ -1,5 +1,5 @@
-# Convolution as a matrix product whose right-hand side, the lowered input, only ever exists as small panels: with output
-# pixels in the lanes.
+# Convolution as a matrix product whose right-hand side, the lowered input, only ever exists as small panels: with
+# output pixels in the lanes.
 
 # A run of output pixels of one row: where its first tap is read, and where it stands in the panels.
 ctypedef struct pixel_run:

@@ -1,5 +1,5 @@
-# The same product as in im2col.pxi with output channels in the lanes and pixels in the rows of the tile: no lane idles on a
-# small map.
+# The same product as in im2col.pxi with output channels in the lanes and pixels in the rows of the tile: no lane idles
+# on a small map.
 
 cdef inline void lower_pixels(
     const real *source, const int64_t *offsets, int64_t taps, const int64_t *starts, int64_t rows, int64_t more,
