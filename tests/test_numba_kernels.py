@@ -233,7 +233,7 @@ def test_tiles_use_one_rounding(dtype):
 def test_accumulators_stay_in_registers():
     """No vector of the tile's loop goes through the stack."""
     if machine().isa != "avx512":
-        pytest.skip("read for AVX-512")
+        pytest.skip("it reads assembly of AVX-512, which this machine does not run")
     for factory in (gemm.gemm_tile, gemm.dot_tile):
         text = translate.assembly(factory, "float32", machine().tile("float32"), compiling.cpu())
         assert "vfmadd231ps" in text
