@@ -128,7 +128,8 @@ def _write_winograd() -> None:
     """Winograd's constant products as C, from exact matrices."""
     folder = SOURCE / "algorithms" / "winograd"
     transforms = runpy.run_path(str(folder / "transforms.py"))["transforms"]
-    header = runpy.run_path(str(folder / "codegen.py"))["c_header"]([transforms(m, 3) for m in (2, 4, 6)])
+    family = [transforms(*tiles) for tiles in runpy.run_path(str(SOURCE / "kernels" / "abi.py"))["WINOGRAD"]]
+    header = runpy.run_path(str(folder / "codegen.py"))["c_header"](family)
     _write(GENERATED / "winograd_transforms.h", header)
 
 

@@ -90,7 +90,7 @@ def test_explain_names_every_candidate():
 
 
 def test_algorithms_gives_reasons():
-    listed = cf.algorithms("n1c8k8i10x10f5x5")
+    listed = cf.algorithms("n1c8k8i10x10f7x7")
     reasons = {(name, backend): reason for name, backend, reason in listed}
     assert reasons["reference", "numpy"] is None
     assert "3x3" in reasons["winograd_f4", "cython"]
@@ -100,7 +100,7 @@ def test_algorithms_gives_reasons():
 
 
 def test_named_algorithm_that_refuses(rng):
-    x, weight = np.ones((1, 2, 8, 8), np.float32), np.ones((2, 2, 5, 5), np.float32)
+    x, weight = np.ones((1, 2, 8, 8), np.float32), np.ones((2, 2, 7, 7), np.float32)
     with pytest.raises(cf.UnsupportedProblem, match="3x3"):
         cf.conv2d(x, weight, algorithm="winograd_f4")
     with pytest.raises(cf.UnsupportedProblem, match="winograd"):

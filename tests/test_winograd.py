@@ -11,6 +11,7 @@ import convforge as cf
 from convforge.algorithms.lowering import correlations
 from convforge.algorithms.winograd import codegen, policy
 from convforge.algorithms.winograd.transforms import default_points, transforms
+from convforge.kernels.abi import WINOGRAD
 from convforge.plan import Plan
 from convforge.registry import ALGORITHMS
 from convforge.runtime.machine import machine
@@ -18,33 +19,34 @@ from convforge.runtime.machine import machine
 from . import calls
 
 KERNELS = [each for each in ALGORITHMS if each.name.startswith("winograd") and each.backend != "cuda"]
-SIZES = [*product(range(1, 9), range(1, 6)), (12, 3)]
-FAMILY = [transforms(m, 3) for m in policy.TILES]
+SIZES = [*((m, r, 1) for m, r in product(range(1, 9), range(1, 6))), (12, 3, 1)]
+SIZES += [(m, r, stride) for m, stride, r in product((1, 2, 4), (2, 3), (3, 5, 7))]
+FAMILY = {each.name: transforms(*each) for each in WINOGRAD}
 LANES = (2, 4, 8, 16)
 
 
 def _is_exact(t):
-    """Sum over i of A[i][j] G[i][l] B[k][i] is 1 where k = j + l, else 0: what a correlation is."""
+    """Sum over i of A[i][j] G[i][l] B[k][i] is 1 where k = j * stride + l, else 0: what a correlation is."""
     for j, tap, k in product(range(t.m), range(t.r), range(t.alpha)):
         total = sum(t.output[j][i] * t.scale[i] * t.weight[i][tap] * t.input[i][k] for i in range(t.alpha))
-        if total != (k == j + tap):
+        if total != (k == j * t.stride + tap):
             return False
     return True
 
 
-@pytest.mark.parametrize(("m", "r"), SIZES)
-def test_matrices_are_exact(m, r):
-    assert _is_exact(transforms(m, r))
+@pytest.mark.parametrize(("m", "r", "stride"), SIZES)
+def test_matrices_are_exact(m, r, stride):
+    assert _is_exact(transforms(m, r, stride))
 
 
 def test_any_distinct_points_do():
-    assert _is_exact(transforms(4, 3, (Fraction(3), Fraction(1, 7), Fraction(-2), Fraction(0), Fraction(5))))
+    assert _is_exact(transforms(4, 3, 1, (Fraction(3), Fraction(1, 7), Fraction(-2), Fraction(0), Fraction(5))))
 
 
 @pytest.mark.parametrize("points", [(0, 1), (0, 1, 1), (0, 1, -1, 2)])
 def test_points_must_fit(points):
     with pytest.raises(ValueError, match=r"F\(2, 3\) needs 3 distinct finite points"):
-        transforms(2, 3, tuple(map(Fraction, points)))
+        transforms(2, 3, 1, tuple(map(Fraction, points)))
 
 
 @pytest.mark.parametrize(("m", "r"), [(0, 3), (2, 0)])
@@ -53,9 +55,22 @@ def test_sizes_must_be_positive(m, r):
         transforms(m, r)
 
 
+@pytest.mark.parametrize(("stride", "points"), [(0, None), (4, None), (2, (Fraction(0), Fraction(1), Fraction(2)))])
+def test_strides_must_fit(stride, points):
+    with pytest.raises(ValueError, match=rf"F\(2, 3\) needs a stride from 1 to 3.*not {stride}"):
+        transforms(2, 3, stride, points)
+
+
+def test_the_kernels_know_the_sizes_of_the_matrices():
+    for each in WINOGRAD:
+        t = FAMILY[each.name]
+        assert (each.alpha, each.step) == (t.alpha, t.stride * t.m)
+        assert each.halo == each.alpha - each.step <= each.step
+
+
 def test_constants_are_exact_in_binary():
     """Only the row factors of G are rounded."""
-    for t in FAMILY:
+    for t in FAMILY.values():
         for row in (*t.input, *t.weight, *t.output):
             assert all(Fraction(np.float32(float(value)).item()) == value for value in row)
 
@@ -74,9 +89,9 @@ def _evaluated(program, inputs):
     return [values[name] if name else 0 for name in program.outputs]
 
 
-@pytest.mark.parametrize(("m", "r"), SIZES)
-def test_programs_compute_their_matrices(m, r):
-    for matrix in codegen.products(transforms(m, r)).values():
+@pytest.mark.parametrize(("m", "r", "stride"), SIZES)
+def test_programs_compute_their_matrices(m, r, stride):
+    for matrix in codegen.products(transforms(m, r, stride)).values():
         program = codegen.straight(matrix)
         for j in range(program.inputs):
             unit = [Fraction(int(i == j)) for i in range(program.inputs)]
@@ -85,12 +100,19 @@ def test_programs_compute_their_matrices(m, r):
 
 def test_programs_are_short():
     """Pairs of points share their even and odd parts, and each step is one fused multiply-add."""
-    lengths = {t.m: {name: len(codegen.straight(p).steps) for name, p in codegen.products(t).items()} for t in FAMILY}
-    assert lengths == {
-        2: {"input": 4, "weight": 3, "output": 4, "grad_output": 2, "grad_weight": 4},
-        4: {"input": 12, "weight": 6, "output": 12, "grad_output": 8, "grad_weight": 10},
-        6: {"input": 24, "weight": 9, "output": 20, "grad_output": 18, "grad_weight": 14},
+    lengths = {
+        name: [len(codegen.straight(codegen.products(t)[which]).steps) for which in ("input", "weight", "output")]
+        for name, t in FAMILY.items()
     }
+    assert lengths == {
+        "f2": [4, 3, 4], "f4": [12, 6, 12], "f6": [24, 9, 20], "f4_5x5": [24, 15, 16], "f2_s2": [2, 1, 4],
+        "f4_s2": [15, 3, 16],
+    }  # fmt: skip
+    gradients = {
+        which: [len(codegen.straight(codegen.products(FAMILY[name])[which]).steps) for name in ("f2", "f4", "f6")]
+        for which in ("grad_output", "grad_weight")
+    }
+    assert gradients == {"grad_output": [2, 8, 18], "grad_weight": [4, 10, 14]}
 
 
 class _Numbers:
@@ -117,7 +139,7 @@ class _Numbers:
         return a * b
 
 
-@pytest.mark.parametrize("t", FAMILY, ids=lambda t: f"F({t.m}, 3)")
+@pytest.mark.parametrize("t", FAMILY.values(), ids=FAMILY)
 def test_sources_compute_their_matrices(t, rng):
     header = codegen.c_header([t])
     for name, matrix in codegen.products(t).items():
@@ -134,7 +156,7 @@ def _run_c(header, function, inputs):
     body = header.partition(f"void {function}(")[2].partition("break;")[0].partition(": {")[2]
     body = body.replace("(real)", "").replace("vec ", "").replace(";", "")
     body = re.sub(r"(\d+\.\d+(?:e-?\d+)?)", r"Fraction(\1)", body)
-    names = {"d": inputs, "o": [None] * 8, "Fraction": Fraction}
+    names = {"d": inputs, "o": [None] * 9, "Fraction": Fraction}
     exec("\n".join(line.strip() for line in body.splitlines()), names)
     return [value for value in names["o"] if value is not None]
 
@@ -158,14 +180,17 @@ def test_interleaving(m, lanes):
 def test_shuffles_are_few():
     """Eight lanes are done as two halves; each step is one instruction of AVX2."""
     for make in (codegen.deinterleave, codegen.interleave):
-        assert {m: len(make(m, 8).steps) for m in policy.TILES} == {2: 4, 4: 12, 6: 30}
+        assert {m: len(make(m, 8).steps) for m in (2, 4, 6, 8)} == {2: 4, 4: 12, 6: 30, 8: 32}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("c", [1, 16, 160])
-@pytest.mark.parametrize("pass_", ["forward", "grad_input", "grad_weight"])
-def test_error_stays_within_the_model(pass_, c, dtype, rng):
-    problem = cf.parse(f"n1c{c}k{c}i13x20f3x3p1:{dtype}")
+@pytest.mark.parametrize(
+    ("window", "pass_"),
+    [*product(("f3x3p1", "f5x5p1"), ("forward", "grad_input")), ("f3x3p1", "grad_weight"), ("f3x3s2p1", "forward")],
+)
+def test_error_stays_within_the_model(window, pass_, c, dtype, rng):
+    problem = cf.parse(f"n1c{c}k{c}i13x20{window}:{dtype}")
     arrays = calls.arrays_for(problem, rng)
     expected = _exact(problem, pass_, arrays)
     for kernel in KERNELS:
@@ -178,12 +203,13 @@ def _exact(problem, pass_, arrays):
     """In float64, or for float64 in long doubles, by matrix products."""
     wide = np.longdouble if problem.dtype == "float64" else np.float64
     x, w, y = (arrays[name].astype(wide) for name in ("x", "weight", "grad_output"))
-    height, width = problem.output
+    (height, width), (stride, _) = problem.output, problem.stride
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     result = {"forward": np.zeros(problem.output_shape, wide), "grad_weight": np.zeros(problem.weight_shape, wide)}
     result["grad_input"] = np.zeros(padded.shape, wide)
-    for i, j in product(range(3), range(3)):
-        window = (slice(None), slice(None), slice(i, i + height), slice(j, j + width))
+    for i, j in product(range(problem.kernel[0]), range(problem.kernel[1])):
+        rows, columns = (slice(first, first + stride * size, stride) for first, size in ((i, height), (j, width)))
+        window = (slice(None), slice(None), rows, columns)
         if pass_ == "forward":
             result[pass_] += np.tensordot(padded[window], w[:, :, i, j], (1, 1)).transpose(0, 3, 1, 2)
         elif pass_ == "grad_input":
@@ -201,9 +227,25 @@ def test_the_default_tolerance_admits_the_large_tiles():
             assert kernel.error(cf.parse(f"n1c{c}k{c}i28x28f3x3p1:{dtype}"), "forward") <= DEFAULT_TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
-@pytest.mark.parametrize("text", ["n2c5k37i13x50f3x3p1", "n3c4k8i9x5f3x3p0g2", "n1c3k9i31x8f3x3p2_0x0_3"])
-@pytest.mark.parametrize("pass_", ["forward", "grad_input"])
+def _cases(texts, passes):
+    """Each kernel with each problem and pass that it does."""
+    return [
+        pytest.param(kernel, text, pass_, id=f"{kernel}-{text}-{pass_}")
+        for kernel, text, pass_ in product(KERNELS, texts, passes)
+        if kernel.policy.refuses(cf.parse(text), pass_) is None
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "text", "pass_"),
+    _cases(
+        (
+            "n2c5k37i13x50f3x3p1", "n3c4k8i9x5f3x3p0g2", "n1c3k9i31x8f3x3p2_0x0_3", "n2c5k9i13x50f5x5p2",
+            "n2c5k9i13x50f3x3s2p1_0",
+        ),
+        ("forward", "grad_input"),
+    ),
+)  # fmt: skip
 def test_bits_do_not_depend_on_how_the_tiles_are_cut(kernel, text, pass_, rng, monkeypatch):
     """Fused or in two stages, whatever the blocks: the same sums in the same order."""
     problem = cf.parse(text)
@@ -224,11 +266,15 @@ def test_bits_do_not_depend_on_how_the_tiles_are_cut(kernel, text, pass_, rng, m
         np.testing.assert_array_equal(calls.run(kernel, problem, pass_, {**arrays, "bias": None}), expected)
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
-@pytest.mark.parametrize("pass_", ["forward", "grad_input"])
-def test_bits_do_not_depend_on_when_weights_are_transformed(kernel, pass_, rng):
+@pytest.mark.parametrize(
+    ("kernel", "text", "pass_"),
+    _cases(
+        ("n1c259k310i9x9f3x3p1", "n1c130k160i9x9f5x5p2", "n1c200k260i9x9f3x3s2p1"), ("forward", "grad_input")
+    ),
+)  # fmt: skip
+def test_bits_do_not_depend_on_when_weights_are_transformed(kernel, text, pass_, rng):
     """Beforehand, or a block of output channels at a time just before its products."""
-    problem = cf.parse("n1c259k310i9x9f3x3p1")
+    problem = cf.parse(text)
     if reason := kernel.refuses(problem, pass_):
         pytest.skip(reason)
     here = machine()
@@ -242,18 +288,21 @@ def test_bits_do_not_depend_on_when_weights_are_transformed(kernel, pass_, rng):
     assert calls.relative_error(direct, calls.exact(problem, pass_, arrays)) <= kernel.error(problem, pass_)
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_non_finite_outputs_leave_the_others_alone(kernel, rng):
+@pytest.mark.parametrize(
+    ("kernel", "text", "pass_"),
+    _cases(("n2c3k5i17x23f3x3p1", "n2c3k5i17x23f5x5p2", "n2c3k5i17x23f3x3s2p1"), ("forward",)),
+)
+def test_non_finite_outputs_leave_the_others_alone(kernel, text, pass_, rng):
     """Tiles around a NaN are repaired output by output; what the NaN does not reach keeps its value."""
-    problem = cf.parse("n2c3k5i17x23f3x3p1")
-    if reason := kernel.refuses(problem, "forward"):
+    problem = cf.parse(text)
+    if reason := kernel.refuses(problem, pass_):
         pytest.skip(reason)
     arrays = {**calls.arrays_for(problem, rng), "bias": None}
-    clean = calls.run(kernel, problem, "forward", arrays)
+    clean = calls.run(kernel, problem, pass_, arrays)
     arrays["x"][1, 2, 8, 11] = np.nan
-    y = calls.run(kernel, problem, "forward", arrays)
-    reached = np.zeros(y.shape, bool)
-    reached[1, :, 7:10, 10:13] = True
+    y = calls.run(kernel, problem, pass_, arrays)
+    reached = np.isnan(calls.exact(problem, pass_, arrays))
+    assert reached[0].sum() == 0 < reached[1].sum() < reached[1].size // 2
     np.testing.assert_array_equal(np.isnan(y), reached)
     np.testing.assert_array_equal(y[0], clean[0])
     np.testing.assert_allclose(y[~reached], clean[~reached], rtol=1e-3, atol=1e-3)
@@ -261,10 +310,13 @@ def test_non_finite_outputs_leave_the_others_alone(kernel, rng):
 
 def test_refusals_name_what_is_wrong():
     for text, reason in (
-        ("n1c4k4i9x9f5x5", "kernel of 3x3, not 5x5"),
-        ("n1c4k4i9x9f3x3s2", "stride of 1x1, not 2x2"),
-        ("n1c4k4i9x9f3x3d1x2", "dilation of 1x1, not 1x2"),
+        ("n1c4k4i9x9f5x5", "kernels of 3x3 with stride 1, 3x3 with stride 2, not of 5x5 with stride 1x1"),
+        ("n1c4k4i9x9f3x3s1x2", "not of 3x3 with stride 1x2"),
+        ("n1c4k4i9x9f3x3d1x2", "dilation of 1, not 1x2"),
         ("n1c4k4i9f3", "2-D, the problem is 1-D"),
         ("max:n1c4i9x9f3x3", "does not pool"),
     ):
-        assert reason in policy.refuses(cf.parse(text), "forward")
+        assert reason in policy.refuses(policy.FAMILIES[2], cf.parse(text), "forward")
+    for m, text, pass_ in ((2, "n1c4k4i9x9f3x3s2", "grad_input"), (4, "n1c4k4i9x9f5x5", "grad_weight")):
+        assert pass_.split("_")[1] in policy.refuses(policy.FAMILIES[m], cf.parse(text), pass_)
+        assert policy.refuses(policy.FAMILIES[m], cf.parse(text), "forward") is None

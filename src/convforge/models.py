@@ -300,9 +300,11 @@ _CORPUS = {
         n1c3k4i11x13f3x3s2p1  n2c4k6i12x12f3x3s2p0_1:bias  n1c3k4i14x10f3x3s3p1  n1c2k5i15x18f3x3s4
         n1c3k8i23x23f7x7s2p3  n1c3k4i31x31f11x11s4p2  n1c2k3i13x10f2x2s4  n1c4k4i9x9f2x2s2  n1c2k3i10x11f3x3s1x2p1
         n1c2k3i8x35f3x3s2x1p1  n1c2k4i12x12f4x4s4  n1c2k3i9x33f5x5s2p2
+        n2c7k17i19x45f3x3s2p1:bias  n1c9k5i8x33f3x3s2p0_1
     """,
     "other kernels": """
         n1c3k4i9x9f5x5p2  n1c1k8i16x16f5x5  n1c2k3i8x20f1x3p0x1  n1c2k3i20x8f3x1p1x0  n1c4k4i1x9f1x9
+        n2c6k9i13x31f5x5p2:bias  n1c8k6i10x22f5x5p0_2x3g2
     """,
     "uneven padding, padding beyond the kernel": """
         n1c2k3i7x8f5x2p2x1_0  n1c2k3i8x9f4x4p1_2  n1c2k3i6x7f3x3p1_2x0_1  n1c2k3i7x8f3x3s2p0_3x2_0  n1c2k2i3x4f2x2p3
@@ -331,6 +333,7 @@ _CORPUS = {
         n1c5k17i5x25f3x3p1:float64  n1c7k16i9x25f1x1:float64  n1c5k8i6x8f1x1:float64  n1c3k4i11x13f3x3s2p1:float64
         n1c3k8i23x23f7x7s2p3:float64  n1c2k3i6x7f3x3p1_2x0_1:float64  n1c2k3i12x16f3x3s3p1d2:float64
         n2c6k9i7x7f3x3p1g3:float64  n1c8k8i9x17f3x3p1g8:float64  n1c3k9i10x12f3x3s2p0_1g3:bias:float64
+        n1c5k9i13x15f5x5p2:float64  n2c5k9i13x15f3x3s2p1:float64
     """,
     "one and three dimensions": """
         n2c3k4i20f5p2:bias  n1c2k2i19f3s2p1d2  n1c4k4i16f3p1g4  n1c2k3i5x6x7f3x3x3p1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from functools import cache
+from typing import NamedTuple
 
 INPUT = ("x", "x_n", "x_c", "x_h")  # the last axis has unit stride
 OUTPUT = ("out", "out_n", "out_k", "out_h", "out_w")
@@ -42,6 +43,44 @@ DEPTHWISE = (
     *INPUT, "packed", "packed2", "bias", *OUTPUT, *GEOMETRY, "kw2", "pw2", "ow2", "factors", "rows", "columns",
 )  # fmt: skip
 DEPTHWISE_GRAD_WEIGHT = (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "rows", "columns", "parts")
+
+
+class Filtering(NamedTuple):
+    """Winograd's minimal filtering F(m x m, r x r), with a stride."""
+
+    m: int
+    r: int
+    stride: int
+
+    @property
+    def name(self) -> str:
+        """What the kernels' names say: m, and what is not a 3x3 kernel with a stride of 1."""
+        kernel = "" if self.r == 3 else f"_{self.r}x{self.r}"
+        return f"f{self.m}{kernel}" + (f"_s{self.stride}" if self.stride > 1 else "")
+
+    @property
+    def step(self) -> int:
+        """Inputs from one tile to the next, per axis."""
+        return self.stride * self.m
+
+    @property
+    def halo(self) -> int:
+        """Inputs of a tile that belong to the next one too, per axis; the kernels want no more than ``step``."""
+        return self.r - self.stride
+
+    @property
+    def alpha(self) -> int:
+        """Inputs of a tile, and multiplications, per axis."""
+        return self.step + self.halo
+
+    @property
+    def has_weight_gradient(self) -> bool:
+        """Whether there are kernels for the gradient by the weight, too."""
+        return (self.r, self.stride) == (3, 1)
+
+
+#: Those that have kernels.
+WINOGRAD = tuple(Filtering(*each) for each in ((2, 3, 1), (4, 3, 1), (6, 3, 1), (4, 5, 1), (2, 3, 2), (4, 3, 2)))
 
 SIGNATURES: dict[str, tuple[str, ...]] = {
     # weight view -> packed[g][ceil(k / ROWS)][c * kh * kw][ROWS], rows past k zero; items: g * ceil(k / ROWS)
@@ -98,20 +137,22 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     # items: n * c * ceil(ih / rows) * ceil(iw / columns) blocks of the input, columns innermost
     "avg_pool_backward": (*GRAD_OUTPUT, *OUTPUT[:4], *POOL, *DIVISOR),
 }
-for _m in (2, 4, 6):
-    # Winograd F(m, 3). weight view -> u; items: g * ceil(k / ROWS)
-    SIGNATURES[f"winograd_f{_m}_weight"] = (*WEIGHT, "u", "g", "k", "c", "k_block")
+for _f in WINOGRAD:
+    # weight view -> u; items: g * ceil(k / ROWS)
+    SIGNATURES[f"winograd_{_f.name}_weight"] = (*WEIGHT, "u", "g", "k", "c", "k_block")
     # items: g * blocks
-    SIGNATURES[f"winograd_f{_m}_forward"] = _WINOGRAD
+    SIGNATURES[f"winograd_{_f.name}_forward"] = _WINOGRAD
     # the same in two stages. items: g * blocks * ceil(c / c_block), then g * ceil(k / k_block) * blocks
-    SIGNATURES[f"winograd_f{_m}_input"] = _WINOGRAD
-    SIGNATURES[f"winograd_f{_m}_output"] = _WINOGRAD
+    SIGNATURES[f"winograd_{_f.name}_input"] = _WINOGRAD
+    SIGNATURES[f"winograd_{_f.name}_output"] = _WINOGRAD
+    if not _f.has_weight_gradient:
+        continue
     # F(3, m), block after block. items: g * ceil((c + k) / channels), channels of x first, then of grad_output
-    SIGNATURES[f"winograd_f{_m}_grad_transform"] = _WINOGRAD_GRAD
-    # items: g * (m + 2)^2; block 0 sets s, the others add to it
-    SIGNATURES[f"winograd_f{_m}_grad_multiply"] = _WINOGRAD_GRAD
+    SIGNATURES[f"winograd_{_f.name}_grad_transform"] = _WINOGRAD_GRAD
+    # items: g * alpha^2; block 0 sets s, the others add to it
+    SIGNATURES[f"winograd_{_f.name}_grad_multiply"] = _WINOGRAD_GRAD
     # items: g * k
-    SIGNATURES[f"winograd_f{_m}_grad_weight"] = _WINOGRAD_GRAD
+    SIGNATURES[f"winograd_{_f.name}_grad_weight"] = _WINOGRAD_GRAD
 
 
 def fingerprint() -> str:

@@ -20,6 +20,7 @@ from convforge.algorithms.cuda.stages import LAUNCH_SECONDS, MOST_BLOCKS, memory
 from convforge.algorithms.lowering import Correlation, correlations
 from convforge.algorithms.stages import ceil_div, round_up
 from convforge.algorithms.winograd import policy as winograd
+from convforge.kernels.abi import WINOGRAD
 from convforge.kernels.cuda.tile import FUSED, FUSED_THREADS
 from convforge.launch import Argument, Buffer, DeviceProgram, Launch, Memory, Present
 from convforge.problem import ConvProblem, Problem
@@ -32,6 +33,8 @@ TILES = (2, 4)
 #: Threads of a block of the transforms, and channels that one of them goes through where there are many tiles.
 _THREADS = 128
 _CHANNELS = 4
+#: What these kernels are made for, whatever m: 3x3 with a stride of 1.
+_FAMILY = tuple(f for f in WINOGRAD if f.m == 2 and f.has_weight_gradient)
 #: Most elements of the transformed tiles.
 _MOST_ELEMENTS = 1 << 26
 #: Share of the fused kernel's channels that must be of use, and fewest blocks of it that keep a device busy.
@@ -44,7 +47,7 @@ _STREAM_SHARE = 0.8
 
 
 def _refuses(problem: Problem, pass_: str) -> str | None:
-    reason = winograd.refuses(problem, pass_)
+    reason = winograd.refuses(_FAMILY, problem, pass_)
     if reason is not None or not isinstance(problem, ConvProblem):
         return reason
     largest = max(problem.c, problem.k, 36 * problem.groups)

@@ -1,4 +1,4 @@
-"""Winograd's minimal filtering F(m x m, 3 x 3): exact matrices, generated transforms, policy."""
+"""Winograd's minimal filtering F(m x m, r x r): exact matrices, generated transforms, policy."""
 
 from functools import partial
 
@@ -10,10 +10,10 @@ POLICIES = tuple(
         f"winograd_f{m}",
         policy.PASSES,
         ("conv",),
-        policy.refuses,
-        partial(policy.cost, m),
-        partial(policy.error, m),
-        partial(policy.program, m),
+        partial(policy.refuses, family),
+        partial(policy.cost, family),
+        partial(policy.error, family),
+        partial(policy.program, family),
     )
-    for m in policy.TILES
+    for m, family in policy.FAMILIES.items()
 )

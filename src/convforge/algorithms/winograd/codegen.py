@@ -305,16 +305,16 @@ def _python(step: Step) -> str:
 
 
 def c_header(family: Sequence[Transforms]) -> str:
-    """The C header winograd_transforms.h: the products of each F(m, 3) of ``family``, and (de)interleaving.
+    """The C header winograd_transforms.h: the products of each F(m, r) of ``family``, and (de)interleaving.
 
-    Each function takes m first, a constant at every call, and works on arrays whose indices are all constant, so that
-    the compiler keeps them in registers.
+    Each function takes a constant first, the code of an F(m, r) or the number of vectors to (de)interleave, and works
+    on arrays whose indices are all constant, so that the compiler keeps them in registers.
     """
     parts = ["#pragma once", '#include "vectors.h"', ""]
     for name in products(family[0]):
-        cases = {t.m: _c_straight(straight(products(t)[name])) for t in family}
+        cases = {t.code: _c_straight(straight(products(t)[name])) for t in family}
         parts.append(_c_function(f"winograd_{name}", cases))
-    sizes = sorted({t.m for t in family} | {*_LANES, 9})
+    sizes = sorted({t.m for t in family} | {t.stride * t.m for t in family} | {*_LANES, 9})
     for make in (deinterleave, interleave):
         for lanes in _LANES:
             cases = {m: _c_shuffles(make(m, lanes)) for m in sizes}
@@ -333,16 +333,16 @@ def c_header(family: Sequence[Transforms]) -> str:
     ]
     for t in family:
         values = ", ".join(f"(real){scale!r}" for scale in scales(t))
-        parts.append(f"static const real winograd_f{t.m}_scales[{t.alpha**2}] = {{{values}}};")
-    choice = "".join(f"m == {t.m} ? winograd_f{t.m}_scales : " for t in family)
-    parts += [f"VEC_FUNCTION const real *winograd_scales(int m) {{ return {choice}0; }}", ""]
+        parts.append(f"static const real winograd_scales_{t.code}[{t.alpha**2}] = {{{values}}};")
+    choice = "".join(f"code == {t.code} ? winograd_scales_{t.code} : " for t in family)
+    parts += [f"VEC_FUNCTION const real *winograd_scales(int code) {{ return {choice}0; }}", ""]
     return "\n".join(parts)
 
 
 def _c_function(name: str, cases: dict[int, list[str]]) -> str:
-    lines = [f"VEC_FUNCTION void {name}(int m, const vec *d, vec *o) {{", "    switch (m) {"]
-    for m, body in cases.items():
-        lines += [f"    case {m}: {{", *(f"        {line}" for line in body), "        break;", "    }"]
+    lines = [f"VEC_FUNCTION void {name}(int which, const vec *d, vec *o) {{", "    switch (which) {"]
+    for which, body in cases.items():
+        lines += [f"    case {which}: {{", *(f"        {line}" for line in body), "        break;", "    }"]
     return "\n".join([*lines, "    }", "}", ""])
 
 

@@ -14,6 +14,11 @@ Gray 2016, section 4.1):
 with N_i the product's value at p_i; at infinity A and G pick the leading coefficient and B^T is the product over all
 finite points. In two dimensions the matrices act on both axes: Y = A^T [(G g G^T) * (B^T d B)] A, and the gradient by
 the weight is the adjoint of that: dg = G^T [(A dY A^T) * (B^T d B)] G.
+
+A stride s parts taps and inputs into s phases, l and l + j s by their remainder, each a correlation without a stride
+(Yepez and Ko, "Stride 2 1-D, 2-D, and 3-D Winograd for convolutional neural networks", 2020): the matrices of
+F(m, r_q) for the r_q taps of each phase q stand side by side, and their products are added up by A^T. That makes
+s m + r - s multiplications of as many inputs.
 """
 
 from __future__ import annotations
@@ -22,8 +27,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from itertools import chain
+from math import ceil
 
 Matrix = tuple[tuple[Fraction, ...], ...]
+
 
 #: Finite points by count, chosen for the error in float32 among those whose matrices are exact in binary. Measured
 #: with float32 transforms on standard-normal data of 64 channels, root mean square, relative: F(4, 3) has 5.9e-7 on
@@ -35,24 +43,24 @@ _POINTS: dict[int, tuple[Fraction, ...]] = {
 
 @dataclass(frozen=True)
 class Transforms:
-    """The exact matrices of one F(m, r).
+    """The exact matrices of one F(m, r), of a stride.
 
     Attributes
     ----------
     input
-        B^T, (m + r - 1) x (m + r - 1).
+        B^T, alpha x alpha.
     weight
-        G without its row factors, (m + r - 1) x r: row i is (1, p_i, p_i^2, ...).
+        G without its row factors, alpha x r: row i is (1, p_i, p_i^2, ...) in the columns of its phase.
     scale
         The row factors 1 / N_i of G, kept apart: they are the only inexact constants, and rounding is least where
         the factors of both axes are multiplied first.
     output
-        A^T, m x (m + r - 1).
+        A^T, m x alpha.
     """
 
     m: int
     r: int
-    points: tuple[Fraction, ...]
+    stride: int
     input: Matrix
     weight: Matrix
     scale: tuple[Fraction, ...]
@@ -61,7 +69,12 @@ class Transforms:
     @property
     def alpha(self) -> int:
         """Inputs of a tile, and multiplications, per axis."""
-        return self.m + self.r - 1
+        return len(self.input)
+
+    @property
+    def code(self) -> int:
+        """The number that the compiled kernels know these matrices by: the digits of m, r and the stride."""
+        return 100 * self.m + 10 * self.r + self.stride
 
 
 def default_points(count: int) -> tuple[Fraction, ...]:
@@ -79,16 +92,36 @@ def default_points(count: int) -> tuple[Fraction, ...]:
 
 
 @cache
-def transforms(m: int, r: int, points: Sequence[Fraction] | None = None) -> Transforms:
+def transforms(m: int, r: int, stride: int = 1, points: Sequence[Fraction] | None = None) -> Transforms:
     """The matrices of F(m, r) on ``points``, m + r - 2 distinct finite ones; infinity is always the last.
+
+    With a stride each phase has its own :func:`default_points`.
 
     Raises
     ------
     ValueError
-        If a size is not positive, or the points are too few, too many or not distinct.
+        If a size is not positive, the stride is more than r, or the points are too few, too many or not distinct.
     """
     if m < 1 or r < 1:
         raise ValueError(f"F(m, r) needs m >= 1 and r >= 1, not F({m}, {r})")
+    if not 1 <= stride <= r or (stride > 1 and points is not None):
+        raise ValueError(f"F({m}, {r}) needs a stride from 1 to {r}, and 1 with points of one's own, not {stride}")
+    if stride == 1:
+        return _one_phase(m, r, points)
+    phases = [_one_phase(m, ceil((r - q) / stride), None) for q in range(stride)]
+    alpha = stride * m + r - stride
+    return Transforms(
+        m=m,
+        r=r,
+        stride=stride,
+        input=tuple(_spread(row, alpha, q, stride) for q, phase in enumerate(phases) for row in phase.input),
+        weight=tuple(_spread(row, r, q, stride) for q, phase in enumerate(phases) for row in phase.weight),
+        scale=tuple(factor for phase in phases for factor in phase.scale),
+        output=tuple(tuple(chain.from_iterable(rows)) for rows in zip(*(p.output for p in phases), strict=True)),
+    )
+
+
+def _one_phase(m: int, r: int, points: Sequence[Fraction] | None) -> Transforms:
     count = m + r - 2
     finite = default_points(count) if points is None else tuple(Fraction(p) for p in points)
     if len(finite) != count or len(set(finite)) != count:
@@ -103,12 +136,19 @@ def transforms(m: int, r: int, points: Sequence[Fraction] | None = None) -> Tran
     return Transforms(
         m=m,
         r=r,
-        points=finite,
+        stride=1,
         input=tuple(rows),
         weight=_evaluation(finite, r),
         scale=tuple(scale),
         output=transpose(_evaluation(finite, m)),
     )
+
+
+def _spread(row: Sequence[Fraction], size: int, first: int, step: int) -> tuple[Fraction, ...]:
+    """A row of ``size`` elements: those of ``row`` from ``first`` on, ``step`` apart, and zeros."""
+    result = [Fraction(0)] * size
+    result[first::step] = row
+    return tuple(result)
 
 
 def transpose(matrix: Matrix) -> Matrix:

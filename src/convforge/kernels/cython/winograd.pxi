@@ -1,20 +1,20 @@
-# Winograd F(m, 3), forward: the products, everything for a block of tiles at a time, and the same in two stages.
+# Winograd F(m, r), forward: the products, everything for a block of tiles at a time, and the same in two stages.
 
 # Elements of u of a block of output channels
-cdef inline int64_t winograd_weight_size(int m, const winograd_args *a) noexcept nogil:
-    return (m + 2) * (m + 2) * (a.k_block * a.c + LANES)
+cdef inline int64_t winograd_weight_size(int f, const winograd_args *a) noexcept nogil:
+    return winograd_area(f) * (a.k_block * a.c + LANES)
 
 
 # Where u of a block of output channels begins
-cdef inline const real *winograd_nth_weight(int m, const winograd_args *a, int64_t g, int64_t first_k) noexcept nogil:
-    return <const real *>a.u + (g * ceil_div(a.k, a.k_block) + first_k // a.k_block) * winograd_weight_size(m, a)
+cdef inline const real *winograd_nth_weight(int f, const winograd_args *a, int64_t g, int64_t first_k) noexcept nogil:
+    return <const real *>a.u + (g * ceil_div(a.k, a.k_block) + first_k // a.k_block) * winograd_weight_size(f, a)
 
 
 cdef inline void winograd_multiply(
-    int m, const winograd_args *a, const winograd_block *b, int64_t first_k, const real *u, const real *v, real *p,
+    int f, const winograd_args *a, const winograd_block *b, int64_t first_k, const real *u, const real *v, real *p,
 ) noexcept nogil:
     """The products of a block of output channels."""
-    cdef int64_t area = (m + 2) * (m + 2)
+    cdef int64_t area = winograd_area(f)
     cdef int64_t rows = ceil_div(min(a.k_block, a.k - first_k), ROWS), xi, panel, first, width
     cdef int64_t parts = ceil_div(a.c, WINOGRAD_DEPTH), part, channel, depth
     cdef const real *columns
@@ -35,17 +35,17 @@ cdef inline void winograd_multiply(
 
 
 # Elements of v of a block
-cdef inline int64_t winograd_input_size(int m, const winograd_args *a, const winograd_block *b) noexcept nogil:
-    return (m + 2) * (m + 2) * (a.c * b.vectors + b.panels) * LANES
+cdef inline int64_t winograd_input_size(int f, const winograd_args *a, const winograd_block *b) noexcept nogil:
+    return winograd_area(f) * (a.c * b.vectors + b.panels) * LANES
 
 
 # Where a block's v begins among all of them
-cdef inline real *winograd_nth_input(int m, const winograd_args *a, int64_t g, int64_t block) noexcept nogil:
+cdef inline real *winograd_nth_input(int f, const winograd_args *a, int64_t g, int64_t block) noexcept nogil:
     return <real *>a.v + (g * a.blocks + block) * a.v_step
 
 
 cdef inline void winograd_forward(
-    int m, const winograd_args *a, char *scratch, int64_t begin, int64_t end
+    int f, const winograd_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
     cdef real *v = <real *>scratch
     cdef real *p
@@ -53,19 +53,19 @@ cdef inline void winograd_forward(
     cdef winograd_block b
     cdef int64_t item, k
     for item in range(begin, end):
-        b = winograd_nth_block(m, a, item % a.blocks)
-        p = v + winograd_input_size(m, a, &b)
-        rest = p + (m + 2) * (m + 2) * a.k_block * b.vectors * LANES
-        winograd_transform_input(m, a, &b, item // a.blocks, 0, a.c, v, rest)
+        b = winograd_nth_block(f, a, item % a.blocks)
+        p = v + winograd_input_size(f, a, &b)
+        rest = p + winograd_area(f) * a.k_block * b.vectors * LANES
+        winograd_transform_input(f, a, &b, item // a.blocks, 0, a.c, v, rest)
         k = 0
         while k < a.k:
-            winograd_multiply(m, a, &b, k, winograd_nth_weight(m, a, item // a.blocks, k), v, p)
-            winograd_transform_output(m, a, &b, item // a.blocks, k, p, rest)
+            winograd_multiply(f, a, &b, k, winograd_nth_weight(f, a, item // a.blocks, k), v, p)
+            winograd_transform_output(f, a, &b, item // a.blocks, k, p, rest)
             k += a.k_block
 
 
 cdef inline void winograd_only_input(
-    int m, const winograd_args *a, char *scratch, int64_t begin, int64_t end
+    int f, const winograd_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
     cdef int64_t parts = (a.c + a.c_block - 1) // a.c_block, item, g, block, c
     cdef winograd_block b
@@ -73,14 +73,14 @@ cdef inline void winograd_only_input(
         g = item // (a.blocks * parts)
         block = item // parts % a.blocks
         c = item % parts * a.c_block
-        b = winograd_nth_block(m, a, block)
+        b = winograd_nth_block(f, a, block)
         winograd_transform_input(
-            m, a, &b, g, c, min(c + a.c_block, a.c), winograd_nth_input(m, a, g, block), <real *>scratch
+            f, a, &b, g, c, min(c + a.c_block, a.c), winograd_nth_input(f, a, g, block), <real *>scratch
         )
 
 
 cdef inline void winograd_only_output(
-    int m, const winograd_args *a, char *scratch, int64_t begin, int64_t end
+    int f, const winograd_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
     cdef int64_t parts = ceil_div(a.k, a.k_block), item, g, block, k, row, rows
     cdef real *own = <real *>scratch
@@ -88,50 +88,77 @@ cdef inline void winograd_only_output(
     cdef const real *u
     cdef winograd_block b
     if a.u == 0:
-        p += winograd_weight_size(m, a)
+        p += winograd_weight_size(f, a)
     for item in range(begin, end):
         g = item // (a.blocks * parts)
         block = item % a.blocks
         k = item // a.blocks % parts * a.k_block
         if a.u:
-            u = winograd_nth_weight(m, a, g, k)
+            u = winograd_nth_weight(f, a, g, k)
         else:
             u = own
             if item == begin or block == 0:
                 rows = ceil_div(min(a.k_block, a.k - k), ROWS)
                 for row in range(rows):
                     winograd_weight_rows(
-                        m, <const real *>a.w + g * a.w_g + (k + row * ROWS) * a.w_k, a.w_k, a.w_c, a.w_h, a.w_w, a.c,
+                        f, <const real *>a.w + g * a.w_g + (k + row * ROWS) * a.w_k, a.w_k, a.w_c, a.w_h, a.w_w, a.c,
                         a.k - k - row * ROWS, row, rows, own, p,
                     )
-        b = winograd_nth_block(m, a, block)
-        winograd_multiply(m, a, &b, k, u, winograd_nth_input(m, a, g, block), p)
-        winograd_transform_output(m, a, &b, g, k, p, p + (m + 2) * (m + 2) * a.k_block * b.vectors * LANES)
+        b = winograd_nth_block(f, a, block)
+        winograd_multiply(f, a, &b, k, u, winograd_nth_input(f, a, g, block), p)
+        winograd_transform_output(f, a, &b, g, k, p, p + winograd_area(f) * a.k_block * b.vectors * LANES)
 
 
 cdef void winograd_f2_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_forward(2, <const winograd_args *>args, scratch, begin, end)
+    winograd_forward(231, <const winograd_args *>args, scratch, begin, end)
 
 cdef void winograd_f4_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_forward(4, <const winograd_args *>args, scratch, begin, end)
+    winograd_forward(431, <const winograd_args *>args, scratch, begin, end)
 
 cdef void winograd_f6_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_forward(6, <const winograd_args *>args, scratch, begin, end)
+    winograd_forward(631, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f4_5x5_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_forward(451, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f2_s2_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_forward(232, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f4_s2_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_forward(432, <const winograd_args *>args, scratch, begin, end)
 
 cdef void winograd_f2_input(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_only_input(2, <const winograd_args *>args, scratch, begin, end)
+    winograd_only_input(231, <const winograd_args *>args, scratch, begin, end)
 
 cdef void winograd_f4_input(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_only_input(4, <const winograd_args *>args, scratch, begin, end)
+    winograd_only_input(431, <const winograd_args *>args, scratch, begin, end)
 
 cdef void winograd_f6_input(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_only_input(6, <const winograd_args *>args, scratch, begin, end)
+    winograd_only_input(631, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f4_5x5_input(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_only_input(451, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f2_s2_input(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_only_input(232, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f4_s2_input(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_only_input(432, <const winograd_args *>args, scratch, begin, end)
 
 cdef void winograd_f2_output(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_only_output(2, <const winograd_args *>args, scratch, begin, end)
+    winograd_only_output(231, <const winograd_args *>args, scratch, begin, end)
 
 cdef void winograd_f4_output(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_only_output(4, <const winograd_args *>args, scratch, begin, end)
+    winograd_only_output(431, <const winograd_args *>args, scratch, begin, end)
 
 cdef void winograd_f6_output(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_only_output(6, <const winograd_args *>args, scratch, begin, end)
+    winograd_only_output(631, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f4_5x5_output(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_only_output(451, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f2_s2_output(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_only_output(232, <const winograd_args *>args, scratch, begin, end)
+
+cdef void winograd_f4_s2_output(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    winograd_only_output(432, <const winograd_args *>args, scratch, begin, end)

@@ -1,17 +1,17 @@
-# Winograd's gradient by the weight is F(3, m): a tile of x times a tile of grad_output, transformed by A, is summed
-# over all tiles before one inverse transform. v[g][xi][c][tiles] and w[g][xi][k][tiles] hold one block: its panel is
-# the block.
+# Winograd's gradient by the weight of 3x3 kernels with a stride of 1 is F(3, m): a tile of x times a tile of
+# grad_output, transformed by A, is summed over all tiles before one inverse transform. v[g][xi][c][tiles] and
+# w[g][xi][k][tiles] hold one block: its panel is the block.
 
 ctypedef winograd_f2_grad_weight_args winograd_grad_args
 
 
-cdef inline winograd_block winograd_grad_block(int m, const winograd_grad_args *a, winograd_args *shape) noexcept nogil:
+cdef inline winograd_block winograd_grad_block(int f, const winograd_grad_args *a, winograd_args *shape) noexcept nogil:
     """The block at work, and what the input transform needs to know."""
     cdef winograd_block b
     shape.n, shape.c, shape.blocks = a.n, a.c, a.blocks
     shape.ih, shape.iw, shape.oh, shape.ow, shape.ph, shape.pw = a.ih, a.iw, a.oh, a.ow, a.ph, a.pw
     shape.x, shape.x_n, shape.x_c, shape.x_h = a.x, a.x_n, a.x_c, a.x_h
-    b = winograd_nth_block(m, shape, a.block)
+    b = winograd_nth_block(f, shape, a.block)
     b.panels = 1
     return b
 
@@ -26,14 +26,15 @@ cdef inline int64_t winograd_sums_step(const winograd_grad_args *a) noexcept nog
 
 
 cdef inline void winograd_transform_grad_output(
-    int m, const winograd_grad_args *a, const winograd_block *b, const real *y, real *w, int64_t step, real *scratch,
+    int f, const winograd_grad_args *a, const winograd_block *b, const real *y, real *w, int64_t step, real *scratch,
 ) noexcept nogil:
     """One channel of grad_output: A both ways."""
-    cdef int64_t th = (a.oh + m - 1) // m, tw = (a.ow + m - 1) // m
+    cdef int m = winograd_m(f), alpha = winograd_alpha(f)
+    cdef int64_t th = ceil_div(a.oh, m), tw = ceil_div(a.ow, m)
     cdef int64_t image = b.first // (th * tw), row = b.first // tw % th, column = b.first % tw
-    cdef int64_t pitch = winograd_pitch(m, b), done = 0, run, left, q, group
+    cdef int64_t pitch = winograd_pitch(f, b), done = 0, run, left, q, group
     cdef real *body = scratch
-    cdef const real *zeros = body + (m + 2) * pitch
+    cdef const real *zeros = body + alpha * pitch
     cdef const real *rows[6]
     cdef vec d[8]
     cdef vec o[8]
@@ -48,8 +49,8 @@ cdef inline void winograd_transform_grad_output(
             for i in range(m):
                 d[i] = vec_load_partial(rows[i] + left, a.ow - left)
                 vec_prefetch(rows[i] + left + a.y_k)
-            winograd_grad_output(m, d, o)
-            for i in range(m + 2):
+            winograd_grad_output(f, d, o)
+            for i in range(alpha):
                 vec_store(body + i * pitch + done * m + q, o[i])
             q += LANES
         done += run
@@ -58,22 +59,22 @@ cdef inline void winograd_transform_grad_output(
         if row == th:
             row = 0
             image += 1
-    for i in range(m + 2):
+    for i in range(alpha):
         for group in range(b.vectors):
             for j in range(m):
                 o[j] = vec_load(body + i * pitch + (group * m + j) * LANES)
             winograd_deinterleave(m, o, d)
-            winograd_grad_output(m, d, o)
-            for j in range(m + 2):
-                vec_store(w + (i * (m + 2) + j) * step + group * LANES, o[j])
+            winograd_grad_output(f, d, o)
+            for j in range(alpha):
+                vec_store(w + (i * alpha + j) * step + group * LANES, o[j])
 
 
 cdef inline void winograd_grad_transform(
-    int m, const winograd_grad_args *a, char *scratch, int64_t begin, int64_t end
+    int f, const winograd_grad_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
     cdef winograd_args shape
-    cdef winograd_block b = winograd_grad_block(m, a, &shape)
-    cdef int64_t parts = (a.c + a.k + a.channels - 1) // a.channels, area = (m + 2) * (m + 2)
+    cdef winograd_block b = winograd_grad_block(f, a, &shape)
+    cdef int64_t parts = (a.c + a.k + a.channels - 1) // a.channels, area = winograd_area(f)
     cdef int64_t item, g, first, last, channel, step = winograd_grad_step(&b, a.k), i
     cdef real *v
     cdef real *w
@@ -84,13 +85,13 @@ cdef inline void winograd_grad_transform(
         v = <real *>a.v + g * area * winograd_grad_step(&b, a.c)
         w = <real *>a.w + g * area * step
         if first < a.c:
-            winograd_transform_input(m, &shape, &b, g, first, min(last, a.c), v, <real *>scratch)
+            winograd_transform_input(f, &shape, &b, g, first, min(last, a.c), v, <real *>scratch)
         if last > a.c:
-            for i in range((m + 2) * winograd_pitch(m, &b) + a.ow):
+            for i in range(winograd_alpha(f) * winograd_pitch(f, &b) + a.ow):
                 (<real *>scratch)[i] = 0
             for channel in range(max(first - a.c, <int64_t>0), last - a.c):
                 winograd_transform_grad_output(
-                    m, a, &b, <const real *>a.y + (g * a.k + channel) * a.y_k, w + channel * b.vectors * LANES, step,
+                    f, a, &b, <const real *>a.y + (g * a.k + channel) * a.y_k, w + channel * b.vectors * LANES, step,
                     <real *>scratch,
                 )
 
@@ -115,10 +116,10 @@ cdef inline void winograd_pack(
 
 
 cdef inline void winograd_grad_multiply(
-    int m, const winograd_grad_args *a, char *scratch, int64_t begin, int64_t end
+    int f, const winograd_grad_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
     cdef winograd_args shape
-    cdef winograd_block b = winograd_grad_block(m, a, &shape)
+    cdef winograd_block b = winograd_grad_block(f, a, &shape)
     cdef int64_t pitch = b.vectors * LANES, groups = (a.c + LANES - 1) // LANES
     cdef int64_t panels = (groups + VECTORS - 1) // VECTORS, item, panel, first, width, group, row
     cdef int64_t parts = (b.tiles + WINOGRAD_DEPTH - 1) // WINOGRAD_DEPTH, part, tile, depth
@@ -178,17 +179,18 @@ cdef real winograd_exact_grad(
 
 
 cdef inline void winograd_inverse_grad(
-    int m, const winograd_grad_args *a, char *scratch, int64_t begin, int64_t end
+    int f, const winograd_grad_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
-    cdef int64_t area = (m + 2) * (m + 2), step = winograd_sums_step(a), item, g, k, c, lane, tap
+    cdef int alpha = winograd_alpha(f)
+    cdef int64_t area = winograd_area(f), step = winograd_sums_step(a), item, g, k, c, lane, tap
     cdef bint whole, contiguous = a.out_w == 1 and a.out_h == 3 and a.out_c == 9
     cdef const real *s
-    cdef const real *scales = winograd_scales(m)
+    cdef const real *scales = winograd_scales(f)
     cdef real *out
     cdef real *taps
     cdef real value
     cdef vec total
-    cdef vec half[3][8]
+    cdef vec half[3][WINOGRAD_ALPHA]
     cdef vec d[9]
     cdef vec o[9]
     cdef int i, j
@@ -198,15 +200,15 @@ cdef inline void winograd_inverse_grad(
         c = 0
         while c < a.c:
             s = <const real *>a.s + g * area * step + k * a.c + c
-            for j in range(m + 2):
-                for i in range(m + 2):
-                    d[i] = vec_load_partial(s + (i * (m + 2) + j) * step, a.c - c)
-                    d[i] = d[i] * vec_broadcast(scales[i * (m + 2) + j])
-                winograd_grad_weight(m, d, o)
+            for j in range(alpha):
+                for i in range(alpha):
+                    d[i] = vec_load_partial(s + (i * alpha + j) * step, a.c - c)
+                    d[i] = d[i] * vec_broadcast(scales[i * alpha + j])
+                winograd_grad_weight(f, d, o)
                 for i in range(3):
                     half[i][j] = o[i]
             for i in range(3):
-                winograd_grad_weight(m, half[i], d + 3 * i)
+                winograd_grad_weight(f, half[i], d + 3 * i)
             total = vec_zero()
             for i in range(9):
                 total = total + d[i]
@@ -228,28 +230,28 @@ cdef inline void winograd_inverse_grad(
 
 
 cdef void winograd_f2_grad_transform(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_grad_transform(2, <const winograd_grad_args *>args, scratch, begin, end)
+    winograd_grad_transform(231, <const winograd_grad_args *>args, scratch, begin, end)
 
 cdef void winograd_f4_grad_transform(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_grad_transform(4, <const winograd_grad_args *>args, scratch, begin, end)
+    winograd_grad_transform(431, <const winograd_grad_args *>args, scratch, begin, end)
 
 cdef void winograd_f6_grad_transform(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_grad_transform(6, <const winograd_grad_args *>args, scratch, begin, end)
+    winograd_grad_transform(631, <const winograd_grad_args *>args, scratch, begin, end)
 
 cdef void winograd_f2_grad_multiply(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_grad_multiply(2, <const winograd_grad_args *>args, scratch, begin, end)
+    winograd_grad_multiply(231, <const winograd_grad_args *>args, scratch, begin, end)
 
 cdef void winograd_f4_grad_multiply(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_grad_multiply(4, <const winograd_grad_args *>args, scratch, begin, end)
+    winograd_grad_multiply(431, <const winograd_grad_args *>args, scratch, begin, end)
 
 cdef void winograd_f6_grad_multiply(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_grad_multiply(6, <const winograd_grad_args *>args, scratch, begin, end)
+    winograd_grad_multiply(631, <const winograd_grad_args *>args, scratch, begin, end)
 
 cdef void winograd_f2_grad_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_inverse_grad(2, <const winograd_grad_args *>args, scratch, begin, end)
+    winograd_inverse_grad(231, <const winograd_grad_args *>args, scratch, begin, end)
 
 cdef void winograd_f4_grad_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_inverse_grad(4, <const winograd_grad_args *>args, scratch, begin, end)
+    winograd_inverse_grad(431, <const winograd_grad_args *>args, scratch, begin, end)
 
 cdef void winograd_f6_grad_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_inverse_grad(6, <const winograd_grad_args *>args, scratch, begin, end)
+    winograd_inverse_grad(631, <const winograd_grad_args *>args, scratch, begin, end)

@@ -1,20 +1,21 @@
-# The output transform of Winograd F(m, 3), and what it does about outputs that are not finite.
+# The output transform of Winograd F(m, r), and what it does about outputs that are not finite.
 
-cdef inline vec winograd_tiles(int m, const real *p, int64_t step, real *rows, int64_t pitch) noexcept nogil:
+cdef inline vec winograd_tiles(int f, const real *p, int64_t step, real *rows, int64_t pitch) noexcept nogil:
     """A^T both ways on LANES tiles: m virtual rows; the sum of all is NaN or infinite if any output is."""
-    cdef vec half[6][8]
-    cdef vec d[8]
-    cdef vec o[8]
+    cdef int m = winograd_m(f), alpha = winograd_alpha(f)
+    cdef vec half[6][WINOGRAD_ALPHA]
+    cdef vec d[WINOGRAD_ALPHA]
+    cdef vec o[WINOGRAD_ALPHA]
     cdef vec total = vec_zero()
     cdef int i, j
-    for j in range(m + 2):
-        for i in range(m + 2):
-            d[i] = vec_load(p + (i * (m + 2) + j) * step)
-        winograd_output(m, d, o)
+    for j in range(alpha):
+        for i in range(alpha):
+            d[i] = vec_load(p + (i * alpha + j) * step)
+        winograd_output(f, d, o)
         for i in range(m):
             half[i][j] = o[i]
     for i in range(m):
-        winograd_output(m, half[i], d)
+        winograd_output(f, half[i], d)
         for j in range(m):
             total = total + d[j]
         winograd_interleave(m, d, o)
@@ -24,7 +25,7 @@ cdef inline vec winograd_tiles(int m, const real *p, int64_t step, real *rows, i
 
 
 cdef real winograd_exact(
-    const winograd_args *a, int64_t image, int64_t g, int64_t k, int64_t top, int64_t left
+    int r, const winograd_args *a, int64_t image, int64_t g, int64_t k, int64_t top, int64_t left
 ) noexcept nogil:
     """One output by the definition."""
     cdef const real *x = <const real *>a.x + image * a.x_n + g * a.c * a.x_c
@@ -32,8 +33,8 @@ cdef real winograd_exact(
     cdef real total = 0, value
     cdef int64_t c, i, j
     for c in range(a.c):
-        for i in range(3):
-            for j in range(3):
+        for i in range(r):
+            for j in range(r):
                 value = 0  # padding times an infinite weight is NaN
                 if 0 <= top + i < a.ih and 0 <= left + j < a.iw:
                     value = x[(top + i) * a.x_h + left + j]
@@ -43,22 +44,25 @@ cdef real winograd_exact(
 
 
 cdef void winograd_repair(
-    int m, const winograd_args *a, int64_t image, int64_t g, int64_t k, int64_t top, int64_t left, int64_t height,
+    int f, const winograd_args *a, int64_t image, int64_t g, int64_t k, int64_t top, int64_t left, int64_t height,
     int64_t width, real *rows, int64_t pitch,
 ) noexcept nogil:
     """Outputs that are not finite, again by the definition: only those stay that the definition makes so."""
-    cdef int64_t i, j
+    cdef int64_t i, j, stride = f % 10
     for i in range(height):
         for j in range(width):
             if rows[i * pitch + j] - rows[i * pitch + j] != 0:
-                rows[i * pitch + j] = winograd_exact(a, image, g, k, top + i - a.ph, left + j - a.pw)
+                rows[i * pitch + j] = winograd_exact(
+                    winograd_r(f), a, image, g, k, (top + i) * stride - a.ph, (left + j) * stride - a.pw
+                )
 
 
 cdef inline void winograd_transform_output(
-    int m, const winograd_args *a, const winograd_block *b, int64_t g, int64_t first_k, const real *p, real *rows,
+    int f, const winograd_args *a, const winograd_block *b, int64_t g, int64_t first_k, const real *p, real *rows,
 ) noexcept nogil:
     """The outputs of a block of output channels from their products; ``rows`` is scratch of m virtual rows."""
-    cdef int64_t th = (a.oh + m - 1) // m, tw = (a.ow + m - 1) // m, area = (m + 2) * (m + 2)
+    cdef int m = winograd_m(f)
+    cdef int64_t th = ceil_div(a.oh, m), tw = ceil_div(a.ow, m), area = winograd_area(f)
     cdef int64_t image, row, column, done, run, height, columns, k, panel, group, first, width, i, q
     cdef int64_t count = min(a.k_block, a.k - first_k), pitch = b.vectors * m * LANES
     cdef int64_t padded = (count + ROWS - 1) // ROWS * ROWS
@@ -75,7 +79,7 @@ cdef inline void winograd_transform_output(
             products = p + area * (padded * first + (k - first_k) * width) * LANES
             for group in range(width):
                 total = total + winograd_tiles(
-                    m, products + group * LANES, width * LANES, rows + (first + group) * m * LANES, pitch
+                    f, products + group * LANES, width * LANES, rows + (first + group) * m * LANES, pitch
                 )
         sum = vec_sum(total)
         bias = (<const real *>a.bias)[g * a.k + k] if a.bias else 0
@@ -90,7 +94,7 @@ cdef inline void winograd_transform_output(
             columns = min(run * m, a.ow - column * m)
             if sum - sum != 0:
                 winograd_repair(
-                    m, a, image, g, k, row * m, column * m, height, columns, rows + done * m, pitch
+                    f, a, image, g, k, row * m, column * m, height, columns, rows + done * m, pitch
                 )
             for i in range(height):
                 source = rows + i * pitch + done * m

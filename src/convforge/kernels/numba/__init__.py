@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 
+from convforge.kernels.abi import WINOGRAD
+
 #: The module of each kernel's factory function.
 MODULES = {
     "peak": "gemm",
@@ -36,14 +38,15 @@ MODULES = {
     "avg_pool_forward": "pooling_avg",
     "avg_pool_backward": "pooling_avg",
     **{
-        f"winograd_f{m}_{stage}": module
+        f"winograd_{filtering.name}_{stage}": module
         for module, stages in (
             ("winograd", ("forward", "input", "output")),
             ("winograd_weight", ("weight",)),
             ("winograd_grad", ("grad_transform", "grad_multiply", "grad_weight")),
         )
-        for m in (2, 4, 6)
+        for filtering in WINOGRAD
         for stage in stages
+        if module != "winograd_grad" or filtering.has_weight_gradient
     },
 }
 

@@ -1,4 +1,4 @@
-"""Winograd F(m, 3), forward: the products, everything for a block of tiles at a time, and the same in two stages."""
+"""Winograd F(m, r), forward: the products, everything for a block of tiles at a time, and the same in two stages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from convforge.kernels.numba.winograd_weight import weight_transform
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from convforge.kernels.abi import Filtering
     from convforge.kernels.numba.translate import Inner, Target
 
 
@@ -53,11 +54,11 @@ def _sweep_vectors(target: Target, vectors: int) -> Inner:
     return target.call(define("sweep_vectors", lines, v=v))
 
 
-def _multiply(target: Target, m: int, shape: Blocks) -> Inner:
+def _multiply(target: Target, filtering: Filtering, shape: Blocks) -> Inner:
     """Make ``multiply(args, vectors, panels, first_k, u, x, products)``: for a block of output channels."""
     v, lanes, tile_rows = target.v, target.lanes, target.rows
     f, panel_start = shape.f, shape.panel_start
-    area = (m + 2) ** 2
+    area = filtering.alpha**2
     sweep = _sweep(target)
 
     def multiply(args, vectors, panels, first_k, u, x, products):
@@ -82,15 +83,15 @@ def _multiply(target: Target, m: int, shape: Blocks) -> Inner:
     return target.jit(multiply)
 
 
-def _forward(m: int, target: Target) -> Callable[..., None]:
+def _forward(filtering: Filtering, target: Target) -> Callable[..., None]:
     """Everything for one block of tiles after another."""
     v, lanes = target.v, target.lanes
-    area = (m + 2) ** 2
-    shape = Blocks(target, m, "forward")
+    area = filtering.alpha**2
+    shape = Blocks(target, filtering, "forward")
     f, block, weight_offset = shape.f, shape.block, shape.weight_offset
-    transform_input = input_transform(target, m, shape)
-    multiply = _multiply(target, m, shape)
-    transform_output = output_transform(target, m, shape)
+    transform_input = input_transform(target, filtering, shape)
+    multiply = _multiply(target, filtering, shape)
+    transform_output = output_transform(target, filtering, shape)
 
     def kernel(args, scratch, begin, end):
         for item in range(begin, end):
@@ -109,12 +110,12 @@ def _forward(m: int, target: Target) -> Callable[..., None]:
     return kernel
 
 
-def _input(m: int, target: Target) -> Callable[..., None]:
+def _input(filtering: Filtering, target: Target) -> Callable[..., None]:
     """The first of two stages: some channels of a block."""
     v = target.v
-    shape = Blocks(target, m, "input")
+    shape = Blocks(target, filtering, "input")
     f, block = shape.f, shape.block
-    transform_input = input_transform(target, m, shape)
+    transform_input = input_transform(target, filtering, shape)
 
     def kernel(args, scratch, begin, end):
         parts = (args[f.c] + args[f.c_block] - 1) // args[f.c_block]
@@ -132,15 +133,15 @@ def _input(m: int, target: Target) -> Callable[..., None]:
     return kernel
 
 
-def _output(m: int, target: Target) -> Callable[..., None]:
+def _output(filtering: Filtering, target: Target) -> Callable[..., None]:
     """The second of two stages: some output channels of a block, of weights that are transformed here or before."""
     v, lanes, tile_rows = target.v, target.lanes, target.rows
-    area = (m + 2) ** 2
-    shape = Blocks(target, m, "output")
+    area = filtering.alpha**2
+    shape = Blocks(target, filtering, "output")
     f, block, weight_offset = shape.f, shape.block, shape.weight_offset
-    weight_rows = weight_transform(target, m)
-    multiply = _multiply(target, m, shape)
-    transform_output = output_transform(target, m, shape)
+    weight_rows = weight_transform(target, filtering)
+    multiply = _multiply(target, filtering, shape)
+    transform_output = output_transform(target, filtering, shape)
 
     @target.call
     def transform_weight(args, g, first_k, u, taps):
@@ -175,6 +176,6 @@ def _output(m: int, target: Target) -> Callable[..., None]:
     return kernel
 
 
-winograd_f2_forward, winograd_f4_forward, winograd_f6_forward = factories(_forward, "forward")
-winograd_f2_input, winograd_f4_input, winograd_f6_input = factories(_input, "input")
-winograd_f2_output, winograd_f4_output, winograd_f6_output = factories(_output, "output")
+globals().update(factories(_forward, "forward"))
+globals().update(factories(_input, "input"))
+globals().update(factories(_output, "output"))

@@ -1,9 +1,10 @@
-"""Winograd F(m, 3) in two dimensions, stride 1, with tiles in the lanes.
+"""Winograd F(m, r) in two dimensions, with tiles in the lanes.
 
-Tiles are numbered through image, tile row and tile column; a block is a run of tiles, of some vectors of lanes. The
-columns of a block's tile rows abut in *virtual rows*: tile t of the block has its first m columns at t * m, and its
-last two where the next tile of the same tile row begins. A block is split into panels of at most ``vectors`` vectors,
-the register tile's width. With alpha = m + 2 and xi = 0 .. alpha^2 - 1:
+Tiles are numbered through image, tile row and tile column; a block is a run of tiles, of some vectors of lanes. From
+one tile to the next are step = stride * m inputs, and halo = r - stride of a tile's alpha inputs belong to the next
+one too. The columns of a block's tile rows abut in *virtual rows*: tile t of the block has its first columns at
+t * step, and its last ones, the halo, where the next tile of the same tile row begins. A block is split into panels of
+at most ``vectors`` vectors, the register tile's width. With xi = 0 .. alpha^2 - 1:
 
     v[panel][xi][c][tiles]  transformed input
     u[k block][xi][part of c][k / rows][c][rows]
@@ -11,7 +12,7 @@ the register tile's width. With alpha = m + 2 and xi = 0 .. alpha^2 - 1:
     p[panel][k][xi][tiles]  products, of one block of output channels
 
 ``lanes`` idle elements after each xi of v and u spread them over the sets of the caches.
-The functions that are unrolled over m are generated source; their arithmetic comes from
+The functions that are unrolled over a tile are generated source; their arithmetic comes from
 :mod:`convforge.algorithms.winograd.codegen`.
 """
 
@@ -25,17 +26,18 @@ from convforge.kernels import abi
 from convforge.kernels.numba.generate import define
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from convforge.kernels.abi import Filtering
     from convforge.kernels.numba.translate import Factory, Inner, Target
 
 #: Products summed in one chain: half the error of one long chain of 512, and a panel that stays in the L1 cache.
 DEPTH = 128
 
 
-def product_by(target: Target, m: int, which: str) -> Inner:
-    """A product by one of the matrices of F(m, 3): vectors in, a tuple of vectors out."""
-    source = codegen.python_source(which, codegen.straight(codegen.products(transforms(m, 3))[which]))
+def product_by(target: Target, filtering: Filtering, which: str) -> Inner:
+    """A product by one of the matrices of F(m, r): vectors in, a tuple of vectors out."""
+    source = codegen.python_source(which, codegen.straight(codegen.products(transforms(*filtering))[which]))
     return target.jit(define(which, [source], v=target.v))
 
 
@@ -51,11 +53,14 @@ def names(letter: str, count: int) -> str:
 
 
 class Blocks:
-    """What the kernels know of blocks, for one m; ``f`` are the fields of the kernel's argument list."""
+    """What the kernels know of blocks, for one F(m, r); ``f`` are the fields of the kernel's argument list."""
 
-    def __init__(self, target: Target, m: int, kernel: str) -> None:
-        f: Any = abi.fields(f"winograd_f{m}_{kernel}")
+    def __init__(self, target: Target, filtering: Filtering, kernel: str) -> None:
+        f: Any = abi.fields(f"winograd_{filtering.name}_{kernel}")
+        m, step, area = filtering.m, filtering.step, filtering.alpha**2
         lanes, per_panel, itemsize = target.lanes, target.vectors, target.v.itemsize
+
+        rest = 1 + -(-filtering.halo // lanes)
 
         @target.jit
         def block(args, number):
@@ -78,7 +83,7 @@ class Blocks:
         @target.jit
         def pitch(vectors):
             """Length of a virtual row: the last store may reach beyond the last tile."""
-            return (vectors * m + 2) * lanes
+            return (vectors * step + rest) * lanes
 
         self.f, self.block, self.panel_start, self.pitch = f, block, panel_start, pitch
         if kernel not in ("forward", "output"):
@@ -89,19 +94,22 @@ class Blocks:
             """Bytes before u of a block of output channels."""
             k_block = args[f.k_block]
             number = g * ((args[f.k] + k_block - 1) // k_block) + first_k // k_block
-            return number * (m + 2) ** 2 * (k_block * args[f.c] + lanes) * itemsize
+            return number * area * (k_block * args[f.c] + lanes) * itemsize
 
         self.weight_offset = weight_offset
 
 
-def factories(make: Callable[[int, Target], Callable[..., None]], stage: str) -> tuple[Factory, ...]:
-    """The factory functions of one kind of kernel for F(2, 3), F(4, 3) and F(6, 3)."""
+def factories(
+    make: Callable[[Filtering, Target], Callable[..., None]], stage: str, family: Sequence[Filtering] = abi.WINOGRAD
+) -> dict[str, Factory]:
+    """The factory functions of one kind of kernel, by name, for each F(m, r) of ``family``."""
 
-    def factory(m: int) -> Factory:
+    def factory(filtering: Filtering) -> Factory:
         def kernel(target: Target) -> Callable[..., None]:
-            return make(m, target)
+            return make(filtering, target)
 
-        kernel.__name__ = f"winograd_f{m}_{stage}"
+        kernel.__name__ = f"winograd_{filtering.name}_{stage}"
         return kernel
 
-    return factory(2), factory(4), factory(6)
+    made = [factory(filtering) for filtering in family]
+    return {each.__name__: each for each in made}

@@ -1,4 +1,4 @@
-"""Winograd's gradient by the weight is F(3, m).
+"""Winograd's gradient by the weight of 3x3 kernels with a stride of 1 is F(3, m).
 
 A tile of x times a tile of grad_output, transformed by A, is summed over all tiles before one inverse transform.
 v[g][xi][c][tiles] and w[g][xi][k][tiles] hold one block: its panel is the block.
@@ -19,17 +19,18 @@ from convforge.kernels.numba.winograd_input import input_transform
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from convforge.kernels.abi import Filtering
     from convforge.kernels.numba.translate import Inner, Target
 
 
-def _grad_transform(m: int, target: Target) -> Callable[..., None]:
+def _grad_transform(filtering: Filtering, target: Target) -> Callable[..., None]:
     """Some channels of a block, of x or of grad_output."""
     v, lanes = target.v, target.lanes
-    alpha, area = m + 2, (m + 2) ** 2
-    shape = Blocks(target, m, "grad_transform")
+    m, alpha, area = filtering.m, filtering.alpha, filtering.alpha**2
+    shape = Blocks(target, filtering, "grad_transform")
     f, block, pitch_of = shape.f, shape.block, shape.pitch
-    transform_input = input_transform(target, m, shape)
-    product = product_by(target, m, "grad_output")
+    transform_input = input_transform(target, filtering, shape)
+    product = product_by(target, filtering, "grad_output")
     deinterleave = shuffles(target, codegen.deinterleave(m, lanes), "deinterleave")
 
     @target.jit
@@ -120,10 +121,10 @@ def _pack(target: Target, size: int) -> Inner:
     return target.call(define("pack", lines, v=v, row=row, interleave=interleave))
 
 
-def _grad_multiply(m: int, target: Target) -> Callable[..., None]:
+def _grad_multiply(filtering: Filtering, target: Target) -> Callable[..., None]:
     """The sums of products over the tiles of a block, for one xi after another."""
     v, lanes, tile_rows, per_panel = target.v, target.lanes, target.rows, target.vectors
-    shape = Blocks(target, m, "grad_multiply")
+    shape = Blocks(target, filtering, "grad_multiply")
     f, block = shape.f, shape.block
     gemm, pack_rows, pack_lanes = gemm_rows(target), _pack(target, tile_rows), _pack(target, lanes)
 
@@ -162,12 +163,12 @@ def _grad_multiply(m: int, target: Target) -> Callable[..., None]:
     return kernel
 
 
-def _grad_weight(m: int, target: Target) -> Callable[..., None]:
+def _grad_weight(filtering: Filtering, target: Target) -> Callable[..., None]:
     """The inverse transform of the sums."""
     v, lanes = target.v, target.lanes
-    f: Any = abi.fields(f"winograd_f{m}_grad_weight")
-    alpha, area = m + 2, (m + 2) ** 2
-    scales = codegen.scales(transforms(m, 3))
+    f: Any = abi.fields(f"winograd_{filtering.name}_grad_weight")
+    alpha, area = filtering.alpha, filtering.alpha**2
+    scales = codegen.scales(transforms(*filtering))
 
     lines = ["def inverse(s, step, n, taps):"]
     for j in range(alpha):
@@ -183,7 +184,7 @@ def _grad_weight(m: int, target: Target) -> Callable[..., None]:
     lines += [f"    {names('o', 9)} = interleave({names('o', 9)})"]
     lines += [f"    v.store(taps, {i * lanes}, o{i})" for i in range(9)]
     lines += ["    return v.sum(total)"]
-    product = product_by(target, m, "grad_weight")
+    product = product_by(target, filtering, "grad_weight")
     interleave = shuffles(target, codegen.interleave(9, lanes), "interleave")
     inverse = target.call(define("inverse", lines, v=v, product=product, interleave=interleave))
 
@@ -228,10 +229,7 @@ def _grad_weight(m: int, target: Target) -> Callable[..., None]:
     return kernel
 
 
-winograd_f2_grad_transform, winograd_f4_grad_transform, winograd_f6_grad_transform = factories(
-    _grad_transform, "grad_transform"
-)
-winograd_f2_grad_multiply, winograd_f4_grad_multiply, winograd_f6_grad_multiply = factories(
-    _grad_multiply, "grad_multiply"
-)
-winograd_f2_grad_weight, winograd_f4_grad_weight, winograd_f6_grad_weight = factories(_grad_weight, "grad_weight")
+for _make, _stage in (
+    (_grad_transform, "grad_transform"), (_grad_multiply, "grad_multiply"), (_grad_weight, "grad_weight"),
+):  # fmt: skip
+    globals().update(factories(_make, _stage, [each for each in abi.WINOGRAD if each.has_weight_gradient]))

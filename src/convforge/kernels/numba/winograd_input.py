@@ -1,4 +1,4 @@
-"""The input transform of Winograd F(m, 3): v[panel][xi][c][tiles]."""
+"""The input transform of Winograd F(m, r): v[panel][xi][c][tiles]."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from convforge.kernels.numba.generate import define
 from convforge.kernels.numba.winograd_blocks import Blocks, names, product_by, shuffles
 
 if TYPE_CHECKING:
+    from convforge.kernels.abi import Filtering
     from convforge.kernels.numba.translate import Inner, Target
 
 
-def input_transform(target: Target, m: int, shape: Blocks) -> Inner:
+def input_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inner:
     """Make ``transform_input(args, first, tiles, vectors, panels, g, begin, end, to, scratch)``: a group's channels."""
     v, lanes = target.v, target.lanes
     f, panel_start, pitch_of = shape.f, shape.panel_start, shape.pitch
-    alpha, area = m + 2, (m + 2) ** 2
+    m, step, halo_size, alpha = filtering.m, filtering.step, filtering.halo, filtering.alpha
     last = v.shuffle(tuple(range(1, lanes + 1)))
 
     @target.jit
@@ -25,15 +26,15 @@ def input_transform(target: Target, m: int, shape: Blocks) -> Inner:
 
     lines = ["def run_rows(x, next_channel, x_h, ih, iw, top, left, run, zeros, body, pitch):"]
     lines += [f"    r{i} = v.advance(input_row(x, x_h, ih, top + {i}, zeros), left)" for i in range(alpha)]
-    lines += [f"    for q in range(0, run * {m} + 2, {lanes}):"]
+    lines += [f"    for q in range(0, run * {step} + {halo_size}, {lanes}):"]
     lines += [f"        if left + q >= 0 and left + q + {lanes} <= iw:"]
     lines += [f"            d{i} = v.load(r{i}, q)" for i in range(alpha)]
-    lines += [f"            v.prefetch(r{i}, q + next_channel)" for i in range(m)]
+    lines += [f"            v.prefetch(r{i}, q + next_channel)" for i in range(step)]
     lines += ["        else:"]
     lines += [f"            d{i} = v.load_window(v.advance(r{i}, q), -left - q, iw - left - q)" for i in range(alpha)]
     lines += [f"        {names('o', alpha)} = product({names('d', alpha)})"]
     lines += [f"        v.store(body, {i} * pitch + q, o{i})" for i in range(alpha)]
-    product = product_by(target, m, "input")
+    product = product_by(target, filtering, "input")
     run_rows = target.jit(define("run_rows", lines, v=v, input_row=input_row, product=product))
 
     @target.call
@@ -47,34 +48,34 @@ def input_transform(target: Target, m: int, shape: Blocks) -> Inner:
             run = min(tw - column, tiles - done)
             run_rows(
                 v.advance(x, image * args[f.x_n]), args[f.x_c], args[f.x_h], args[f.ih], args[f.iw],
-                row * m - args[f.ph], column * m - args[f.pw], run, zeros, v.advance(body, done * m), pitch,
+                row * step - args[f.ph], column * step - args[f.pw], run, zeros, v.advance(body, done * step), pitch,
             )  # fmt: skip
             done += run
             for i in range(alpha):
-                for j in range(2):
-                    halo[(2 * i + j) * vectors * lanes + done - 1] = body[i * pitch + done * m + j]
+                for j in range(halo_size):
+                    halo[(halo_size * i + j) * vectors * lanes + done - 1] = body[i * pitch + done * step + j]
             column = 0
             row += 1
             if row == th:
                 row = 0
                 image += 1
 
-    body_vectors = [f"v.load(body, ((group + 1) * {m} + {j}) * {lanes})" for j in range(m)]
+    body_vectors = [f"v.load(body, ((group + 1) * {step} + {j}) * {lanes})" for j in range(step)]
     lines = ["def row_columns(vectors, body, halo, keep, targets):"]
-    lines += [f"    {names('n', m)} = deinterleave({', '.join(f'v.load(body, {j * lanes})' for j in range(m))})"]
+    lines += [f"    {names('n', step)} = deinterleave({', '.join(f'v.load(body, {j * lanes})' for j in range(step))})"]
     lines += ["    for group in range(vectors):"]
-    lines += [f"        {names('d', m)} = {names('n', m)}"]
+    lines += [f"        {names('d', step)} = {names('n', step)}"]
     lines += ["        if group + 1 < vectors:"]
-    lines += [f"            {names('n', m)} = deinterleave({', '.join(body_vectors)})"]
+    lines += [f"            {names('n', step)} = deinterleave({', '.join(body_vectors)})"]
     lines += [f"        inside = v.load(keep, group * {lanes}) > v.zero()"]
-    for j in range(2):
+    for j in range(halo_size):
         others = f"v.load(halo, ({j} * vectors + group) * {lanes})"
-        lines += [f"        d{m + j} = v.select(inside, last(d{j}, n{j}), {others})"]
+        lines += [f"        d{step + j} = v.select(inside, last(d{j}, n{j}), {others})"]
     lines += [f"        {names('o', alpha)} = product({names('d', alpha)})"]
     lines += ["        to, step = v.pointer(targets[2 * group]), targets[2 * group + 1]"]
     lines += [f"        v.store(to, {j} * step, o{j})" for j in range(alpha)]
     lines += [f"        targets[2 * group] += {alpha} * step * {v.itemsize}"]
-    deinterleave = shuffles(target, codegen.deinterleave(m, lanes), "deinterleave")
+    deinterleave = shuffles(target, codegen.deinterleave(step, lanes), "deinterleave")
     row_columns = target.jit(define("row_columns", lines, v=v, last=last, product=product, deinterleave=deinterleave))
 
     @target.call
@@ -84,24 +85,24 @@ def input_transform(target: Target, m: int, shape: Blocks) -> Inner:
             start = panel_start(vectors, panels, panel)
             width = panel_start(vectors, panels, panel + 1) - start
             for group in range(start, start + width):
-                offset = area * (args[f.c] * start + panel) + width * channel + group - start
+                offset = alpha**2 * (args[f.c] * start + panel) + width * channel + group - start
                 targets[2 * group] = to + offset * lanes * v.itemsize
                 targets[2 * group + 1] = (width * args[f.c] + 1) * lanes
         pitch = pitch_of(vectors)
         for _ in range(alpha):
             row_columns(vectors, body, halo, keep, targets)
             body = v.advance(body, pitch)
-            halo = v.advance(halo, 2 * vectors * lanes)
+            halo = v.advance(halo, halo_size * vectors * lanes)
 
     def transform_input(args, first, tiles, vectors, panels, g, begin, end, to, scratch):
         tw = (args[f.ow] + m - 1) // m
         targets = v.pointer_int64(scratch)
         body = v.pointer(scratch + 16 * vectors)
         halo = v.advance(body, alpha * pitch_of(vectors))
-        zeros = v.advance(halo, 2 * alpha * vectors * lanes)
+        zeros = v.advance(halo, halo_size * alpha * vectors * lanes)
         keep = v.advance(zeros, args[f.iw])
         # lanes past the last tile stay zero, not whatever was there: that could be slow to compute with
-        for i in range(alpha * pitch_of(vectors) + 2 * alpha * vectors * lanes + args[f.iw]):
+        for i in range(alpha * pitch_of(vectors) + halo_size * alpha * vectors * lanes + args[f.iw]):
             body[i] = 0
         for i in range(vectors * lanes):
             keep[i] = 0 if (first + i) % tw == tw - 1 or i == tiles - 1 else 1

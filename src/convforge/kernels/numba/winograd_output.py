@@ -1,4 +1,4 @@
-"""The output transform of Winograd F(m, 3), and what it does about outputs that are not finite."""
+"""The output transform of Winograd F(m, r), and what it does about outputs that are not finite."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from convforge.kernels.numba.generate import define
 from convforge.kernels.numba.winograd_blocks import Blocks, names, product_by, shuffles
 
 if TYPE_CHECKING:
+    from convforge.kernels.abi import Filtering
     from convforge.kernels.numba.translate import Inner, Target
 
 
-def output_transform(target: Target, m: int, shape: Blocks) -> Inner:
+def output_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inner:
     """Make ``transform_output(args, first, tiles, vectors, panels, g, first_k, products, rows)``: rows is scratch."""
     v, lanes, tile_rows = target.v, target.lanes, target.rows
     f, panel_start = shape.f, shape.panel_start
-    alpha, area = m + 2, (m + 2) ** 2
+    m, r, stride, alpha = filtering.m, filtering.r, filtering.stride, filtering.alpha
 
     lines = ["def tiles_output(p, step, rows, pitch):"]
     for j in range(alpha):
@@ -29,7 +30,7 @@ def output_transform(target: Target, m: int, shape: Blocks) -> Inner:
         lines += [f"    {names('o', m)} = interleave({names('o', m)})"]
         lines += [f"    v.store(rows, {i} * pitch + {j * lanes}, o{j})" for j in range(m)]
     lines += ["    return total"]
-    product = product_by(target, m, "output")
+    product = product_by(target, filtering, "output")
     interleave = shuffles(target, codegen.interleave(m, lanes), "interleave")
     # A^T both ways on a vector of tiles: m virtual rows; the sum of all is NaN or infinite if any output is
     tiles_output = target.call(define("tiles_output", lines, v=v, product=product, interleave=interleave))
@@ -41,8 +42,8 @@ def output_transform(target: Target, m: int, shape: Blocks) -> Inner:
         x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + g * args[f.c] * args[f.x_c])
         total = v.zero()
         for _ in range(args[f.c]):
-            for i in range(3):
-                for j in range(3):
+            for i in range(r):
+                for j in range(r):
                     value = v.zero()  # padding times an infinite weight is NaN
                     if 0 <= top + i < args[f.ih] and 0 <= left + j < args[f.iw]:
                         value = v.broadcast(x[(top + i) * args[f.x_h] + left + j])
@@ -58,7 +59,9 @@ def output_transform(target: Target, m: int, shape: Blocks) -> Inner:
         for i in range(height):
             for j in range(width):
                 if rows[i * pitch + j] - rows[i * pitch + j] != 0:
-                    rows[i * pitch + j] = exact(args, image, g, k, top + i - args[f.ph], left + j - args[f.pw])
+                    rows[i * pitch + j] = exact(
+                        args, image, g, k, (top + i) * stride - args[f.ph], (left + j) * stride - args[f.pw]
+                    )
 
     def transform_output(args, first, tiles, vectors, panels, g, first_k, products, rows):
         th, tw = (args[f.oh] + m - 1) // m, (args[f.ow] + m - 1) // m
@@ -71,7 +74,7 @@ def output_transform(target: Target, m: int, shape: Blocks) -> Inner:
             for panel in range(panels):
                 start = panel_start(vectors, panels, panel)
                 width = panel_start(vectors, panels, panel + 1) - start
-                p = v.advance(products, area * (padded * start + (k - first_k) * width) * lanes)
+                p = v.advance(products, alpha**2 * (padded * start + (k - first_k) * width) * lanes)
                 for group in range(width):
                     total = total + tiles_output(
                         v.advance(p, group * lanes), width * lanes, v.advance(rows, (start + group) * m * lanes), pitch
