@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import convforge as cf
-from convforge.algorithms.lowering import correlations
-from convforge.algorithms.winograd import codegen, policy
+from convforge.algorithms.lowering import correlations, phases
+from convforge.algorithms.winograd import codegen, policy, programs
 from convforge.algorithms.winograd.transforms import default_points, transforms
 from convforge.kernels.abi import WINOGRAD
 from convforge.plan import Plan
@@ -241,7 +241,7 @@ def _cases(texts, passes):
     _cases(
         (
             "n2c5k37i13x50f3x3p1", "n3c4k8i9x5f3x3p0g2", "n1c3k9i31x8f3x3p2_0x0_3", "n2c5k9i13x50f5x5p2",
-            "n2c5k9i13x50f3x3s2p1_0",
+            "n2c5k9i13x50f3x3s2p1_0", "n1c5k9i13x50f3x3p2x3d2x3",
         ),
         ("forward", "grad_input"),
     ),
@@ -254,22 +254,26 @@ def test_bits_do_not_depend_on_how_the_tiles_are_cut(kernel, text, pass_, rng, m
     m = int(kernel.name[-1])
     arrays = calls.arrays_for(problem, rng)
     expected = calls.run(kernel, problem, pass_, {**arrays, "bias": None})
-    (r,) = correlations(problem, pass_)
+    (whole,) = correlations(problem, pass_)
+    r = phases(whole)
     tile = machine().tile(problem.dtype)
     vectors = -(-r.n * -(-r.output[0] // m) * -(-r.output[1] // m) // tile.lanes)
     for blocks, k_block, c_block in ((1, 16, 0), (2, 8, 2), (vectors, 32, 1)):
         if blocks > vectors or vectors / blocks > 16:
             continue
-        cut = policy.Blocking(blocks, k_block, c_block)
-        monkeypatch.setattr(policy, "blocking", lambda *_, cut=cut: cut)
-        monkeypatch.setattr(policy, "unprepared", lambda *_, cut=cut: cut if cut.c_block else None)
+        cut = programs.Blocking(blocks, k_block, c_block)
+        monkeypatch.setattr(programs, "blocking", lambda *_, cut=cut: cut)
+        monkeypatch.setattr(programs, "unprepared", lambda *_, cut=cut: cut if cut.c_block else None)
         np.testing.assert_array_equal(calls.run(kernel, problem, pass_, {**arrays, "bias": None}), expected)
 
 
 @pytest.mark.parametrize(
     ("kernel", "text", "pass_"),
     _cases(
-        ("n1c259k310i9x9f3x3p1", "n1c130k160i9x9f5x5p2", "n1c200k260i9x9f3x3s2p1"), ("forward", "grad_input")
+        (
+            "n1c259k310i9x9f3x3p1", "n1c130k160i9x9f5x5p2", "n1c200k260i9x9f3x3s2p1", "n1c230k350i9x9f3x3p2d2",
+        ),
+        ("forward", "grad_input"),
     ),
 )  # fmt: skip
 def test_bits_do_not_depend_on_when_weights_are_transformed(kernel, text, pass_, rng):
@@ -290,7 +294,7 @@ def test_bits_do_not_depend_on_when_weights_are_transformed(kernel, text, pass_,
 
 @pytest.mark.parametrize(
     ("kernel", "text", "pass_"),
-    _cases(("n2c3k5i17x23f3x3p1", "n2c3k5i17x23f5x5p2", "n2c3k5i17x23f3x3s2p1"), ("forward",)),
+    _cases(("n2c3k5i17x23f3x3p1", "n2c3k5i17x23f5x5p2", "n2c3k5i17x23f3x3s2p1", "n2c3k5i17x23f3x3p3d3"), ("forward",)),
 )
 def test_non_finite_outputs_leave_the_others_alone(kernel, text, pass_, rng):
     """Tiles around a NaN are repaired output by output; what the NaN does not reach keeps its value."""
@@ -312,11 +316,35 @@ def test_refusals_name_what_is_wrong():
     for text, reason in (
         ("n1c4k4i9x9f5x5", "kernels of 3x3 with stride 1, 3x3 with stride 2, not of 5x5 with stride 1x1"),
         ("n1c4k4i9x9f3x3s1x2", "not of 3x3 with stride 1x2"),
-        ("n1c4k4i9x9f3x3d1x2", "dilation of 1, not 1x2"),
+        ("n1c4k4i9x9f3x3s2d1x2", "made for a dilation of 1"),
         ("n1c4k4i9f3", "2-D, the problem is 1-D"),
         ("max:n1c4i9x9f3x3", "does not pool"),
     ):
         assert reason in policy.refuses(policy.FAMILIES[2], cf.parse(text), "forward")
-    for m, text, pass_ in ((2, "n1c4k4i9x9f3x3s2", "grad_input"), (4, "n1c4k4i9x9f5x5", "grad_weight")):
+    for m, text, pass_ in (
+        (2, "n1c4k4i9x9f3x3s2", "grad_input"),
+        (4, "n1c4k4i9x9f5x5", "grad_weight"),
+        (6, "n1c4k4i9x9f3x3d2", "grad_weight"),
+    ):
         assert pass_.split("_")[1] in policy.refuses(policy.FAMILIES[m], cf.parse(text), pass_)
         assert policy.refuses(policy.FAMILIES[m], cf.parse(text), "forward") is None
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_dilated_batches_in_parts(kernel, rng, monkeypatch):
+    """Phases of a part of the batch at a time, where those of all would take too much memory: the same bits."""
+    problem = cf.parse("n6c8k9i12x13f3x3p2d2x3")
+    if reason := kernel.refuses(problem, "forward"):
+        pytest.skip(reason)
+    arrays = calls.arrays_for(problem, rng)
+    expected = calls.run(kernel, problem, "forward", arrays)
+    here = machine()
+    tile = here.tile(problem.dtype)
+    for most, parts in ((1, 6), (programs._PHASE_BYTES, 1), (40_000, 3)):
+        monkeypatch.setattr(programs, "_PHASE_BYTES", most)
+        stages = kernel.policy.program(problem, "forward", tile, here).stages
+        assert sum(stage.kernel == "split_phases" for stage in stages) == parts
+        np.testing.assert_array_equal(calls.run(kernel, problem, "forward", arrays), expected)
+    monkeypatch.undo()
+    large = cf.parse("n64c64k64i56x56f3x3p2d2")
+    assert kernel.policy.program(large, "forward", tile, here).workspace_bytes < 64 << 20

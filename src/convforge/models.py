@@ -312,7 +312,8 @@ _CORPUS = {
     """,
     "dilation, with strides that share a divisor or none": """
         n1c3k4i12x13f3x3p2d2  n1c2k3i15x11f3x3p3x1d3x1  n1c2k3i13x14f3x3s2p2d2  n1c2k3i12x16f3x3s3p1d2
-        n1c2k2i17x9f3x2s2x4p3x1d4x3  n1c2k3i9x9f2x2d5
+        n1c2k2i17x9f3x2s2x4p3x1d4x3  n1c2k3i9x9f2x2d5  n2c3k9i13x22f5x5p4d2:bias  n1c9k4i10x11f3x3p4d5
+        n2c3k5i12x17f3x3p2d2x3:float64
     """,
     "groups": """
         n1c4k6i8x9f3x3p1g2:bias  n2c6k9i7x7f3x3p1g3  n1c8k8i10x10f3x3s2p1g4  n1c8k4i5x5f1x1g4  n1c6k4i9x8f3x3p2d2g2

@@ -8,9 +8,9 @@ Every algorithm that has a forward kernel thus has an input gradient.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from math import gcd
+from math import gcd, prod
 
 from convforge.problem import ConvProblem
 from convforge.program import Slot, View
@@ -150,6 +150,25 @@ def _phases(p: ConvProblem, axis: int) -> list[_Phase]:
         padding = (last * dilation - start - before) // stride if taps else 0
         result.append(_Phase(start, size, len(taps), last, step, dilation // common, padding))
     return result
+
+
+def phases(r: Correlation) -> Correlation:
+    """All phases of a dilated correlation of stride 1, with their padding, as the images of one without a dilation.
+
+    A dilation d parts an axis into d phases: outputs o read only inputs with the same remainder o - padding. Without a
+    dilation the correlation itself.
+    """
+    if all(d == 1 for d in r.dilation):
+        return r
+    output = tuple(-(-size // d) for size, d in zip(r.output, r.dilation, strict=True))
+    return replace(
+        r,
+        n=r.n * prod(r.dilation),
+        input=tuple(size + taps - 1 for size, taps in zip(output, r.kernel, strict=True)),
+        output=output,
+        padding=(0,) * len(output),
+        dilation=(1,) * len(output),
+    )
 
 
 def geometry(r: Correlation) -> dict[str, Slot | int]:

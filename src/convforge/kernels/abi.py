@@ -92,6 +92,11 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "sum_parts": ("partial", "out", "parts", "count"),
     # out = 0 through its strides; items: n * channels
     "fill_zero": (*OUTPUT, "n", "channels", "oh", "ow"),
+    # phases[channels][n][dh][dw][rows][columns], each with its padding: x at the rows dh * i + a phase - ph, zero
+    # outside; items: n * channels
+    "split_phases": (*INPUT, "phases", "n", "ih", "iw", "ph", "pw", "dh", "dw", "rows", "columns"),
+    # likewise without padding, and back: what is past the edge of out is left out; items: n * channels
+    "join_phases": ("phases", *OUTPUT, "n", "oh", "ow", "dh", "dw", "rows", "columns"),
     # panels of LANES * VECTORS pixels cover all pixels, or each row of them by itself (by_rows); an item takes at most
     # width of them: a part of such a line, or several lines. items: n * g * splits of the k rows * those; depth: rows
     # of lowered input at a time

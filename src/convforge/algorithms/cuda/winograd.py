@@ -50,6 +50,8 @@ def _refuses(problem: Problem, pass_: str) -> str | None:
     reason = winograd.refuses(_FAMILY, problem, pass_)
     if reason is not None or not isinstance(problem, ConvProblem):
         return reason
+    if problem.dilation != (1, 1):
+        return f"its tiles are made for a dilation of 1, not {'x'.join(map(str, problem.dilation))}"
     largest = max(problem.c, problem.k, 36 * problem.groups)
     if largest > MOST_BLOCKS:
         return f"its grids take at most {MOST_BLOCKS} channels and {MOST_BLOCKS // 36} groups"

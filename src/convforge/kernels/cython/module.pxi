@@ -5,6 +5,7 @@ from libc.string cimport memcpy
 include "vectors.pxi"
 include "abi.pxi"
 include "weights.pxi"
+include "phases.pxi"
 include "gemm.pxi"
 include "stripes.pxi"
 include "taps_source.pxi"
@@ -48,6 +49,8 @@ KERNELS = {
     "pack_columns": address(pack_columns),
     "sum_parts": address(sum_parts),
     "fill_zero": address(fill_zero),
+    "split_phases": address(split_phases),
+    "join_phases": address(join_phases),
     "im2col_forward": address(im2col_forward),
     "im2col_pixels": address(im2col_pixels),
     "im2col_grad_weight": address(im2col_grad_weight),

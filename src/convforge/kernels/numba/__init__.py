@@ -20,6 +20,8 @@ MODULES = {
     "pack_columns": "weights",
     "sum_parts": "weights",
     "fill_zero": "weights",
+    "split_phases": "phases",
+    "join_phases": "phases",
     "im2col_forward": "im2col",
     "im2col_pixels": "im2col_pixels",
     "im2col_grad_weight": "im2col_grad",
