@@ -126,10 +126,9 @@ def _write_abi() -> None:
 
 def _write_winograd() -> None:
     """Winograd's constant products as C, from exact matrices."""
-    folder = SOURCE / "algorithms" / "winograd"
-    transforms = runpy.run_path(str(folder / "transforms.py"))["transforms"]
-    family = [transforms(*tiles) for tiles in runpy.run_path(str(SOURCE / "kernels" / "abi.py"))["WINOGRAD"]]
-    header = runpy.run_path(str(folder / "codegen.py"))["c_header"](family)
+    transforms = runpy.run_path(str(SOURCE / "algorithms" / "winograd" / "transforms.py"))["transforms"]
+    family = [transforms(*each) for each in runpy.run_path(str(SOURCE / "kernels" / "abi.py"))["WINOGRAD"]]
+    header = runpy.run_path(str(SOURCE / "kernels" / "codegen.py"))["c_header"](family)
     _write(GENERATED / "winograd_transforms.h", header)
 
 

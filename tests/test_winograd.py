@@ -9,8 +9,9 @@ import pytest
 
 import convforge as cf
 from convforge.algorithms.lowering import correlations, phases
-from convforge.algorithms.winograd import codegen, policy, programs
+from convforge.algorithms.winograd import policy, programs
 from convforge.algorithms.winograd.transforms import default_points, transforms
+from convforge.kernels import codegen
 from convforge.kernels.abi import WINOGRAD
 from convforge.plan import Plan
 from convforge.registry import ALGORITHMS

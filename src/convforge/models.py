@@ -300,7 +300,7 @@ _CORPUS = {
         n1c3k4i11x13f3x3s2p1  n2c4k6i12x12f3x3s2p0_1:bias  n1c3k4i14x10f3x3s3p1  n1c2k5i15x18f3x3s4
         n1c3k8i23x23f7x7s2p3  n1c3k4i31x31f11x11s4p2  n1c2k3i13x10f2x2s4  n1c4k4i9x9f2x2s2  n1c2k3i10x11f3x3s1x2p1
         n1c2k3i8x35f3x3s2x1p1  n1c2k4i12x12f4x4s4  n1c2k3i9x33f5x5s2p2
-        n2c7k17i19x45f3x3s2p1:bias  n1c9k5i8x33f3x3s2p0_1
+        n1c3k4i13x80f3x3s3p1  n1c2k3i20x70f5x5s5p2  n2c7k17i19x45f3x3s2p1:bias  n1c9k5i8x33f3x3s2p0_1
     """,
     "other kernels": """
         n1c3k4i9x9f5x5p2  n1c1k8i16x16f5x5  n1c2k3i8x20f1x3p0x1  n1c2k3i20x8f3x1p1x0  n1c4k4i1x9f1x9

@@ -16,8 +16,8 @@ from typing import Any
 
 from numba import cuda, int32
 
-from convforge.algorithms.winograd.codegen import scales
 from convforge.algorithms.winograd.transforms import transforms
+from convforge.kernels.codegen import scales
 from convforge.kernels.cuda import gemm, shim
 from convforge.kernels.cuda import winograd_tiles as make
 from convforge.kernels.cuda.shim import ALIGNMENT, load, load_if, quotient, store, within

@@ -11,9 +11,9 @@ from typing import Any
 
 from numba import int32
 
-from convforge.algorithms.winograd.codegen import products as matrices
-from convforge.algorithms.winograd.codegen import python_source, straight
 from convforge.algorithms.winograd.transforms import Matrix, transforms
+from convforge.kernels.codegen import products as matrices
+from convforge.kernels.codegen import python_source, straight
 from convforge.kernels.cuda import shim
 from convforge.kernels.cuda.shim import load, load_if, quotient, store, within
 from convforge.kernels.cuda.tile import WIDTH

@@ -16,26 +16,17 @@ cdef inline void load_group(int sw, const real *row, bint whole, const vec_mask 
 
 
 cdef inline void store_group(int sw, const vec *v, int64_t phases, int64_t pitch, real *to) noexcept nogil:
-    cdef vec even, other
-    if sw == 1:
-        vec_store(to, v[0])
-    elif sw == 2:
-        vec_store(to, vec_even(v[0], v[1]))
-        if phases > 1:
-            vec_store(to + pitch, vec_odd(v[0], v[1]))
-    else:
-        even = vec_even(v[0], v[1])
-        other = vec_even(v[2], v[3])
-        vec_store(to, vec_even(even, other))
-        vec_store(to + 2 * pitch, vec_odd(even, other))
-        even = vec_odd(v[0], v[1])
-        other = vec_odd(v[2], v[3])
-        vec_store(to + pitch, vec_even(even, other))
-        vec_store(to + 3 * pitch, vec_odd(even, other))
+    cdef vec o[4]
+    cdef int i
+    vec_deinterleave(sw, v, o)
+    vec_store(to, o[0])
+    if phases > 1:
+        for i in range(1, sw):
+            vec_store(to + i * pitch, o[i])
 
 
 cdef inline void fill_groups(int sw, const stripe *s, const real *x, real *to) noexcept nogil:
-    """The rows of a stripe, for a stride of 1, 2 or (with all its phases) 4."""
+    """The rows of a stripe, for a stride of 1 to 4."""
     cdef stripe t = s[0]  # which no store can change
     cdef int64_t r, h, q, at, width = sw * LANES, groups = t.pitch // LANES
     # columns of the stripe from first to last are columns of x: a first and a last group are masked
@@ -81,21 +72,24 @@ cdef inline void fill_groups(int sw, const stripe *s, const real *x, real *to) n
 
 cdef inline void fill_singly(const stripe *s, const real *x, real *to) noexcept nogil:
     """Likewise for any stride, element by element."""
-    cdef int64_t r, h, q, t, column
-    for r in range(s.rows):
-        h = s.top + r * s.row_step
-        for q in range(s.phases):
-            t = 0
-            while t < s.pitch:
-                column = s.left + t * s.sw + q
-                if 0 <= h < s.ih:
-                    vec_store(to, vec_load_strided(
-                        x + h * s.x_h + column, s.sw, ceil_div(-column, s.sw), ceil_div(s.iw - column, s.sw)
-                    ))
-                else:
-                    vec_store(to, vec_zero())
-                to += LANES
-                t += LANES
+    cdef stripe t = s[0]  # which no store can change
+    cdef int64_t r, h, q, i, left, first, last
+    cdef const real *row
+    for r in range(t.rows):
+        h = t.top + r * t.row_step
+        for q in range(t.phases):
+            i = 0
+            while i < t.pitch:
+                vec_store(to + i, vec_zero())
+                i += LANES
+            if 0 <= h < t.ih:
+                left = t.left + q
+                first = max(ceil_div(-left, t.sw), <int64_t>0)
+                last = min(ceil_div(t.iw - left, t.sw), t.pitch)
+                row = x + h * t.x_h
+                for i in range(first, last):
+                    to[i] = row[left + i * t.sw]
+            to += t.pitch
 
 
 cdef inline void fill_narrow(const stripe *s, const real *x, real *to) noexcept nogil:
@@ -130,7 +124,9 @@ cdef void fill_stripe(const stripe *s, const real *x, real *to) noexcept nogil:
         fill_groups(1, s, x, to)
     elif s.sw == 2:
         fill_groups(2, s, x, to)
-    elif s.sw == 4 and s.phases == 4:
+    elif s.sw == 3:
+        fill_groups(3, s, x, to)
+    elif s.sw == 4:
         fill_groups(4, s, x, to)
     else:
         fill_singly(s, x, to)

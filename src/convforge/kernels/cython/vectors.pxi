@@ -45,6 +45,12 @@ cdef extern from "vectors.h" nogil:
     vec vec_halves(vec a, vec b)
 
 
+cdef extern from "winograd_transforms.h" nogil:
+    # element l of vector j of so many vectors is element l * count + j of their concatenation; and its inverse
+    void vec_deinterleave(int count, const vec *d, vec *o)
+    void vec_interleave(int count, const vec *d, vec *o)
+
+
 cdef inline int64_t ceil_div(int64_t total, int64_t size) noexcept nogil:
     """How many pieces of ``size`` cover ``total``."""
     return (total + size - 1) // size

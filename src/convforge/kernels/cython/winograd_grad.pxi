@@ -63,7 +63,7 @@ cdef inline void winograd_transform_grad_output(
         for group in range(b.vectors):
             for j in range(m):
                 o[j] = vec_load(body + i * pitch + (group * m + j) * LANES)
-            winograd_deinterleave(m, o, d)
+            vec_deinterleave(m, o, d)
             winograd_grad_output(f, d, o)
             for j in range(alpha):
                 vec_store(w + (i * alpha + j) * step + group * LANES, o[j])
@@ -110,7 +110,7 @@ cdef inline void winograd_pack(
     for group in range(vectors):
         for i in range(size):
             d[i] = vec_load(source + i * pitch + group * LANES) if i < rows else vec_zero()
-        winograd_interleave(size, d, o)
+        vec_interleave(size, d, o)
         for i in range(size):
             vec_store(to + (group * LANES + i * LANES // size) * width + i * LANES % size, o[i])
 
@@ -212,7 +212,7 @@ cdef inline void winograd_inverse_grad(
             total = vec_zero()
             for i in range(9):
                 total = total + d[i]
-            winograd_interleave(9, d, o)
+            vec_interleave(9, d, o)
             out = <real *>a.out + item * a.out_k + c * a.out_c
             whole = contiguous and a.c - c >= LANES
             taps = out if whole else <real *>scratch

@@ -70,14 +70,14 @@ cdef inline void winograd_columns(
     for i in range(alpha):
         for j in range(step):
             loaded[j] = vec_load(body + j * LANES)
-        winograd_deinterleave(step, loaded, next)
+        vec_deinterleave(step, loaded, next)
         for group in range(b.vectors):
             for j in range(step):
                 d[j] = next[j]
             if group + 1 < b.vectors:
                 for j in range(step):
                     loaded[j] = vec_load(body + ((group + 1) * step + j) * LANES)
-                winograd_deinterleave(step, loaded, next)
+                vec_deinterleave(step, loaded, next)
             for j in range(halo_size):
                 d[step + j] = winograd_merge(
                     winograd_following(d[j], next[j]), keep + group * LANES, halo + (j * b.vectors + group) * LANES

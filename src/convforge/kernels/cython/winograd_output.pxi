@@ -18,7 +18,7 @@ cdef inline vec winograd_tiles(int f, const real *p, int64_t step, real *rows, i
         winograd_output(f, half[i], d)
         for j in range(m):
             total = total + d[j]
-        winograd_interleave(m, d, o)
+        vec_interleave(m, d, o)
         for j in range(m):
             vec_store(rows + i * pitch + j * LANES, o[j])
     return total

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from convforge.kernels import codegen
+from convforge.kernels.numba.generate import define, names, shuffles
+
 if TYPE_CHECKING:
     from convforge.kernels.numba.translate import Inner, Target
 
@@ -20,31 +23,21 @@ def stripes(target: Target) -> Inner:
     v, lanes = target.v, target.lanes
 
     def make(stride: int) -> Inner:
-        # a stride of 0 is any; 4 has all its phases
         width = stride * lanes
         # copying is faster than the CPU's own prefetching, which stops at each page
         ahead = 2048 // v.itemsize
 
-        @target.jit
-        def copy_group(row, lo, hi, phases, pitch, to):
-            # one vector of each phase; columns outside of lo <= column < hi are 0
-            if stride == 1:
-                v.store(to, 0, v.load_window(row, lo, hi))
-            elif stride == 2:
-                a, b = v.load_window(row, lo, hi), v.load_window(v.advance(row, lanes), lo - lanes, hi - lanes)
-                v.store(to, 0, v.even(a, b))
-                if phases > 1:
-                    v.store(to, pitch, v.odd(a, b))
-            else:
-                a, b = v.load_window(row, lo, hi), v.load_window(v.advance(row, lanes), lo - lanes, hi - lanes)
-                c = v.load_window(v.advance(row, 2 * lanes), lo - 2 * lanes, hi - 2 * lanes)
-                d = v.load_window(v.advance(row, 3 * lanes), lo - 3 * lanes, hi - 3 * lanes)
-                ab, cd = v.even(a, b), v.even(c, d)
-                v.store(to, 0, v.even(ab, cd))
-                v.store(to, 2 * pitch, v.odd(ab, cd))
-                ab, cd = v.odd(a, b), v.odd(c, d)
-                v.store(to, pitch, v.even(ab, cd))
-                v.store(to, 3 * pitch, v.odd(ab, cd))
+        # copy_group: one vector of each phase; columns outside of lo <= column < hi are 0
+        lines = ["def copy_group(row, lo, hi, phases, pitch, to):"]
+        for i in range(stride):
+            window = f"v.load_window(v.advance(row, {i * lanes}), lo - {i * lanes}, hi - {i * lanes})"
+            lines += [f"    d{i} = {window}"]
+        lines += [f"    {names('o', stride)} = deinterleave({names('d', stride)})"]
+        lines += ["    v.store(to, 0, o0)"]
+        lines += ["    if phases > 1:"] if stride > 1 else []
+        lines += [f"        v.store(to, {i} * pitch, o{i})" for i in range(1, stride)]
+        deinterleave = shuffles(target, codegen.deinterleave(stride, lanes), "deinterleave")
+        copy_group = target.jit(define("copy_group", lines, v=v, deinterleave=deinterleave))
 
         @target.call
         def fill_groups(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, to):
@@ -78,21 +71,23 @@ def stripes(target: Target) -> Inner:
                 to = v.advance(to, phases * pitch)
             v.store(to, 0, v.zero())
 
-        @target.call
-        def fill_singly(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, to):
-            for r in range(rows):
-                h = top + r * row_step
-                for phase in range(phases):
-                    for t in range(0, pitch, lanes):
-                        column = left + t * sw + phase
-                        lo, hi = (sw - 1 - column) // sw, (iw - column + sw - 1) // sw
-                        if h < 0 or h >= ih:
-                            hi = lo
-                        v.store(to, 0, v.load_strided(v.advance(x, h * x_h + column), sw, lo, hi))
-                        to = v.advance(to, lanes)
-            v.store(to, 0, v.zero())
+        return fill_groups
 
-        return fill_groups if stride > 0 else fill_singly
+    @target.call
+    def fill_singly(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, to):
+        for r in range(rows):
+            h = top + r * row_step
+            for column in range(left, left + phases):
+                for i in range(0, pitch, lanes):
+                    v.store(to, i, v.zero())
+                if 0 <= h < ih:
+                    row = v.advance(x, h * x_h)
+                    first = max((sw - 1 - column) // sw, 0)
+                    last = min((iw - column + sw - 1) // sw, pitch)
+                    for i in range(first, last):
+                        to[i] = row[column + i * sw]
+                to = v.advance(to, pitch)
+        v.store(to, 0, v.zero())
 
     @target.call
     def fill_narrow(x, x_h, ih, first, last, top, left, rows, row_step, pitch, to):
@@ -110,7 +105,7 @@ def stripes(target: Target) -> Inner:
             to = v.advance(to, pitch)
         v.store(to, 0, v.zero())
 
-    fill1, fill2, fill4, fill_any = make(1), make(2), make(4), make(0)
+    fill1, fill2, fill3, fill4 = make(1), make(2), make(3), make(4)
 
     @target.jit
     def fill_stripe(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe):
@@ -121,9 +116,11 @@ def stripes(target: Target) -> Inner:
             fill1(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
         elif sw == 2:
             fill2(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
-        elif sw == 4 and phases == 4:
+        elif sw == 3:
+            fill3(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
+        elif sw == 4:
             fill4(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
         else:
-            fill_any(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
+            fill_singly(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
 
     return fill_stripe

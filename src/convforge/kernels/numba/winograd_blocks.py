@@ -13,16 +13,15 @@ at most ``vectors`` vectors, the register tile's width. With xi = 0 .. alpha^2 -
 
 ``lanes`` idle elements after each xi of v and u spread them over the sets of the caches.
 The functions that are unrolled over a tile are generated source; their arithmetic comes from
-:mod:`convforge.algorithms.winograd.codegen`.
+:mod:`convforge.kernels.codegen`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convforge.algorithms.winograd import codegen
 from convforge.algorithms.winograd.transforms import transforms
-from convforge.kernels import abi
+from convforge.kernels import abi, codegen
 from convforge.kernels.numba.generate import define
 
 if TYPE_CHECKING:
@@ -39,17 +38,6 @@ def product_by(target: Target, filtering: Filtering, which: str) -> Inner:
     """A product by one of the matrices of F(m, r): vectors in, a tuple of vectors out."""
     source = codegen.python_source(which, codegen.straight(codegen.products(transforms(*filtering))[which]))
     return target.jit(define(which, [source], v=target.v))
-
-
-def shuffles(target: Target, program: codegen.Shuffles, name: str) -> Inner:
-    """Shuffles as a function ``name``: vectors in, a tuple of vectors out."""
-    indices = {f"i{number}": target.v.shuffle(step.indices) for number, step in enumerate(program.steps)}
-    return target.jit(define(name, [codegen.python_source(name, program)], **indices))
-
-
-def names(letter: str, count: int) -> str:
-    """``a0, a1, a2`` for the letter a and 3."""
-    return ", ".join(f"{letter}{i}" for i in range(count))
 
 
 class Blocks:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convforge.algorithms.winograd import codegen
 from convforge.algorithms.winograd.transforms import transforms
-from convforge.kernels import abi
+from convforge.kernels import abi, codegen
 from convforge.kernels.numba.gemm import gemm_rows
-from convforge.kernels.numba.generate import define
-from convforge.kernels.numba.winograd_blocks import DEPTH, Blocks, factories, names, product_by, shuffles
+from convforge.kernels.numba.generate import define, names, shuffles
+from convforge.kernels.numba.winograd_blocks import DEPTH, Blocks, factories, product_by
 from convforge.kernels.numba.winograd_input import input_transform
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convforge.algorithms.winograd import codegen
-from convforge.kernels.numba.generate import define
-from convforge.kernels.numba.winograd_blocks import Blocks, names, product_by, shuffles
+from convforge.kernels import codegen
+from convforge.kernels.numba.generate import define, names, shuffles
+from convforge.kernels.numba.winograd_blocks import Blocks, product_by
 
 if TYPE_CHECKING:
     from convforge.kernels.abi import Filtering

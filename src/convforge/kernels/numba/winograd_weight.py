@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convforge.algorithms.winograd import codegen
 from convforge.algorithms.winograd.transforms import transforms
-from convforge.kernels import abi
+from convforge.kernels import abi, codegen
 from convforge.kernels.numba.gemm import transposed
-from convforge.kernels.numba.generate import define
-from convforge.kernels.numba.winograd_blocks import DEPTH, factories, names, product_by
+from convforge.kernels.numba.generate import define, names
+from convforge.kernels.numba.winograd_blocks import DEPTH, factories, product_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable

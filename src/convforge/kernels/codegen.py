@@ -1,6 +1,6 @@
-"""Straight-line programs for products by constant matrices, as C for the Cython kernels and Python for the Numba ones.
+"""Straight-line programs and shuffles of vectors, as C for the Cython kernels and as Python for the Numba ones.
 
-The matrices of :mod:`.transforms` come in pairs: points p and -p give rows (or columns) that agree but for the signs
+The programs are products by constant matrices. Those of Winograd's transforms come in pairs: points p and -p give rows (or columns) that agree but for the signs
 of every second element. A pair costs little more than one of its rows: the even part and the odd part are
 summed once, then added and subtracted. What remains are chains of fused multiply-adds, arranged so that a coefficient
 of one starts the chain and costs nothing.
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _ONE = Fraction(1)
 _LANES = (2, 4, 8, 16)
+#: Strides whose phases are parted by shuffles.
+_STRIDES = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,11 +316,11 @@ def c_header(family: Sequence[Transforms]) -> str:
     for name in products(family[0]):
         cases = {t.code: _c_straight(straight(products(t)[name])) for t in family}
         parts.append(_c_function(f"winograd_{name}", cases))
-    sizes = sorted({t.m for t in family} | {t.stride * t.m for t in family} | {*_LANES, 9})
+    sizes = sorted({t.m for t in family} | {t.stride * t.m for t in family} | {*_LANES, *_STRIDES, 9})
     for make in (deinterleave, interleave):
         for lanes in _LANES:
             cases = {m: _c_shuffles(make(m, lanes)) for m in sizes}
-            parts += [f"#if CF_LANES == {lanes}", _c_function(f"winograd_{make.__name__}", cases), "#endif"]
+            parts += [f"#if CF_LANES == {lanes}", _c_function(f"vec_{make.__name__}", cases), "#endif"]
     for lanes in _LANES:
         following = ", ".join(str(lane + 1) for lane in range(lanes))
         parts += [f"#if CF_LANES == {lanes}", f"#define WINOGRAD_FOLLOWING {following}", "#endif"]
