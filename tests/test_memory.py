@@ -27,6 +27,8 @@ PROBLEMS = [
     # read in place, as far as that is inside
     "n1c2k2i60x70f3x3g2", "n1c1k1i60x70f7x7", "n1c3k8i20x34f3x3", "n1c2k2i21x61f3x3p1g2", "n1c2k4i27x60f3x3s2p1g2",
     "n2c2k2i20x66f3x3s2g2", "n1c1k1i9x53f3x3p4x2:float64",
+    # transposed, or put in by phases
+    "n2c21k21i7x7f3x3p1g21", "n1c17k17i9x11f5x5s2p2g17", "n1c5k6i14x15f3x3p3d3",
 ]  # fmt: skip
 
 

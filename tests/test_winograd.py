@@ -178,6 +178,14 @@ def test_interleaving(m, lanes):
     np.testing.assert_array_equal(_shuffled(codegen.interleave(m, lanes), phases), rows)
 
 
+@pytest.mark.parametrize(("lanes", "part"), [(2, 2), (4, 2), (8, 2), (4, 4), (8, 4), (16, 4)])
+def test_transposing(lanes, part):
+    rows = np.arange(lanes * lanes).reshape(lanes, lanes)
+    program = codegen.transpose(lanes, part)
+    np.testing.assert_array_equal(_shuffled(program, rows), rows.T)
+    assert len(program.steps) == lanes * (lanes.bit_length() - 1)
+
+
 def test_shuffles_are_few():
     """Eight lanes are done as two halves; each step is one instruction of AVX2."""
     for make in (codegen.deinterleave, codegen.interleave):

@@ -325,6 +325,7 @@ _CORPUS = {
         n1c2k2i13x41f3x3p1g2  n1c2k4i17x57f3x3s2p2_0x1_2g2:bias
         n1c3k3i9x50f3x3p1_0x0_2g3  n1c2k2i16x20f3x3s3p1g2  n1c2k4i9x9f2x3s2x1g2  n1c2k2i10x10f1x1g2
         n1c1k1i20x65f3x3p1  n1c1k3i12x18f5x3p2x1
+        n1c19k19i7x7f3x3p1g19:bias  n2c17k17i14x13f5x5s2p2g17  n1c33k33i3x5f5x5p2x3g33  n1c18k18i9x6f3x3p3_0x2d2g18
     """,
     "wide and narrow maps": """
         n1c2k3i2x300f3x3p1  n1c2k3i300x2f3x3p1  n1c3k2i1x64f1x3p0x1  n1c3k2i64x1f3x1p1x0
@@ -335,6 +336,7 @@ _CORPUS = {
         n1c3k8i23x23f7x7s2p3:float64  n1c2k3i6x7f3x3p1_2x0_1:float64  n1c2k3i12x16f3x3s3p1d2:float64
         n2c6k9i7x7f3x3p1g3:float64  n1c8k8i9x17f3x3p1g8:float64  n1c3k9i10x12f3x3s2p0_1g3:bias:float64
         n1c5k9i13x15f5x5p2:float64  n2c5k9i13x15f3x3s2p1:float64
+        n1c19k19i7x6f3x3s3p1g19:float64
     """,
     "one and three dimensions": """
         n2c3k4i20f5p2:bias  n1c2k2i19f3s2p1d2  n1c4k4i16f3p1g4  n1c2k3i5x6x7f3x3x3p1

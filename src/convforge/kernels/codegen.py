@@ -1,9 +1,9 @@
 """Straight-line programs and shuffles of vectors, as C for the Cython kernels and as Python for the Numba ones.
 
-The programs are products by constant matrices. Those of Winograd's transforms come in pairs: points p and -p give rows (or columns) that agree but for the signs
-of every second element. A pair costs little more than one of its rows: the even part and the odd part are
-summed once, then added and subtracted. What remains are chains of fused multiply-adds, arranged so that a coefficient
-of one starts the chain and costs nothing.
+The programs are products by constant matrices. Those of Winograd's transforms come in pairs: points p and -p give rows
+(or columns) that agree but for the signs of every second element. A pair costs little more than one of its rows: the
+even part and the odd part are summed once, then added and subtracted. What remains are chains of fused multiply-adds,
+arranged so that a coefficient of one starts the chain and costs nothing.
 """
 
 from __future__ import annotations
@@ -266,6 +266,45 @@ def _interleave(program: Shuffles, phases: list[str]) -> list[str]:
             indices = [i for lane in range(first, first + lanes // 2) for i in (lane, lanes + lane)]
             result.append(program.step(even, odd, indices))
     return result
+
+
+def transpose(lanes: int, part: int) -> Shuffles:
+    """Element j of output i is element i of vector j, for ``lanes`` vectors: ``part`` lanes make 128 bits.
+
+    Squares of such parts are transposed in place, where one instruction mixes two vectors, then the parts themselves.
+    """
+    program = Shuffles(lanes)
+    vectors = [f"d{j}" for j in range(lanes)]
+    done = 1
+    while done < lanes:
+        mixed = list(vectors)
+        for i in (i for i in range(lanes) if not i & done):
+            a, b = vectors[i], vectors[i | done]
+            if done == 1 and part == 4:  # pairs side by side, of which the next step takes whole ones
+                low = [lane + lanes * (at % 2) for at, lane in enumerate(_each_twice(lanes, 0))]
+                high = [lane + lanes * (at % 2) for at, lane in enumerate(_each_twice(lanes, 2))]
+            elif done == 2 and part == 4:
+                continue
+            else:
+                low = [lane if not lane & done else lanes + lane - done for lane in range(lanes)]
+                high = [lane + done if not lane & done else lanes + lane for lane in range(lanes)]
+            mixed[i], mixed[i | done] = program.step(a, b, low), program.step(a, b, high)
+        if done == 2 and part == 4:
+            for i in range(0, lanes, 4):
+                for k in range(2):  # pairs of rows i and i + 1, then of the next two
+                    a, b = vectors[i + k], vectors[i + k + 2]
+                    for half in range(2):
+                        picked = [at // 4 * 4 + 2 * half + at % 2 + lanes * (at % 4 // 2) for at in range(lanes)]
+                        mixed[i + 2 * k + half] = program.step(a, b, picked)
+        vectors = mixed
+        done *= 2
+    program.outputs = vectors
+    return program
+
+
+def _each_twice(lanes: int, first: int) -> list[int]:
+    """Lanes ``first`` and the next one of each four, twice each."""
+    return [at // 4 * 4 + first + at % 4 // 2 for at in range(lanes)]
 
 
 def products(t: Transforms) -> dict[str, Matrix]:

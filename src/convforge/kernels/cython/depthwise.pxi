@@ -45,9 +45,7 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
         MASK_INSTRUCTIONS and a.kh == 3 and a.kw == 3 and a.c * a.dh * a.dw * a.out_w == 1 and a.ow2 == 0
         and a.sh == a.sw and a.sw <= 2 and a.ow <= a.columns
     )
-    if in_place and a.k == 1 and a.rows >= a.oh and a.ow <= LANES:
-        depthwise_narrow_3(a, begin, end)
-    elif in_place and MASKED_LOADS:
+    if in_place and MASKED_LOADS:
         depthwise_in_strips(a, scratch, begin, end)
     elif in_place and a.ow >= 3 * LANES and depthwise_rows_apart((DEPTHWISE_ROWS - 1) * a.sh + 3, a.x_h):
         # on narrower maps most tiles would lie at a border, where masks cost as much as a copy

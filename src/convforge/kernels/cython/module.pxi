@@ -26,6 +26,7 @@ include "depthwise_tiles.pxi"
 include "depthwise_masked.pxi"
 include "depthwise_in_place.pxi"
 include "depthwise_panels.pxi"
+include "depthwise_channels.pxi"
 include "depthwise_separable.pxi"
 include "depthwise.pxi"
 include "depthwise_grad.pxi"
@@ -98,6 +99,7 @@ KERNELS = {
     "depthwise_forward": address(depthwise_forward),
     "depthwise_strided": address(depthwise_forward),
     "depthwise_pair": address(depthwise_forward),
+    "depthwise_channels": address(depthwise_channels),
     "depthwise_grad_weight": address(depthwise_grad_weight),
     "depthwise_strided_grad_weight": address(depthwise_grad_weight),
     "max_pool_forward": address(max_pool_forward),

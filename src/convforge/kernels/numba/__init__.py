@@ -33,6 +33,7 @@ MODULES = {
     "depthwise_forward": "depthwise",
     "depthwise_strided": "depthwise",
     "depthwise_pair": "depthwise",
+    "depthwise_channels": "depthwise_channels",
     "depthwise_grad_weight": "depthwise_grad",
     "depthwise_strided_grad_weight": "depthwise_grad",
     "max_pool_forward": "pooling_max",

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
 from convforge.kernels.numba.depthwise_in_place import in_planes, in_strips
-from convforge.kernels.numba.depthwise_masked import narrow_maps
 from convforge.kernels.numba.depthwise_pack import packed_size
 from convforge.kernels.numba.depthwise_panels import next_panels, preparing, rows_apart
 from convforge.kernels.numba.depthwise_separable import separable
@@ -63,7 +62,6 @@ def _3x3(target: Target, step: int) -> Callable[..., None]:
     in_panels = _forward(target, rolling(target, ((step, 3),), any_way=False))
     if not mask_instructions(v):
         return in_panels
-    halves, whole = (narrow_maps(target, f, planes, step) for planes in (2, 1))
     cheap_masks = masked_loads(v)
     panels, apart = target.call(in_panels), rows_apart(target)
     in_place = target.call(in_strips(target, step) if cheap_masks else in_planes(target, step))
@@ -72,16 +70,11 @@ def _3x3(target: Target, step: int) -> Callable[..., None]:
         ow = args[f.ow]
         if args[f.c] * args[f.dh] != 1 or args[f.sh] != step or args[f.sw] != step or ow > args[f.columns]:
             panels(args, scratch, begin, end)
-        elif args[f.k] != 1 or args[f.rows] < args[f.oh] or ow > lanes:
-            # on narrower maps most tiles would lie at a border, where masks cost as much as a copy
-            if cheap_masks or (ow >= 3 * lanes and apart((ROWS - 1) * step + 3, args[f.x_h])):
-                in_place(args, scratch, begin, end)
-            else:
-                panels(args, scratch, begin, end)
-        elif 2 * ow <= lanes:
-            halves(args, begin, end)
+        # on narrower maps most tiles would lie at a border, where masks cost as much as a copy
+        elif cheap_masks or (ow >= 3 * lanes and apart((ROWS - 1) * step + 3, args[f.x_h])):
+            in_place(args, scratch, begin, end)
         else:
-            whole(args, begin, end)
+            panels(args, scratch, begin, end)
 
     return kernel
 

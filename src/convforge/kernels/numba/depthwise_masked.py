@@ -1,6 +1,4 @@
-"""3x3 depthwise kernels that read everything in place, through masks.
-
-They do narrow maps, and wider ones where masked loads cost no more than whole ones.
+"""3x3 depthwise kernels that read everything in place, through masks, where masked loads cost no more than whole ones.
 
 The sums of a strip roll down its rows: an input row is loaded once and added to all the output rows in flight that see
 it, of which the oldest is then complete. Weights and masks stay in registers.
@@ -9,7 +7,7 @@ it, of which the oldest is then complete. Weights and masks stay in registers.
 from __future__ import annotations
 
 from collections import namedtuple
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convforge.kernels.numba.generate import define, indented
 
@@ -107,93 +105,3 @@ def strips_3(target: Target, step: int) -> Inner:
             at += vectors * lanes
 
     return strips
-
-
-_NARROW_FIELDS = "g ih iw oh ow ph pw x_n x_c x_h out_n out_k out_h"
-
-
-def narrow_maps(target: Target, f: Any, planes: int, step: int) -> Inner:
-    """Make ``narrow(args, begin, end)``: 3x3 kernels on maps of one vector, or of half: then two planes fill one.
-
-    Whole planes, nothing is copied: what a plane costs beside its rows is a good part of small maps.
-    """
-    v = target.v
-    lanes = v.lanes
-    part = lanes // planes
-    flight = 3 if step == 1 else 2
-    halves = v.shuffle((*range(part), *range(lanes + part, 2 * lanes)))
-    swap = v.shuffle(tuple((lane + part) % lanes for lane in range(lanes)))
-
-    @target.jit
-    def window(p, first, column, iw):
-        # columns `column` on, in the lanes from `first` on of a plane's part
-        return v.load_window(p, first + max(-column, 0), first + min(iw - column, part))
-
-    @target.jit
-    def row(p, column, iw):
-        return v.load_window(p, -column, iw - column)
-
-    def both(first: str, second: str) -> str:
-        return f"halves({first}, {second})" if planes == 2 else first
-
-    every = range(planes)
-    lines = ["def narrow(args, begin, end):"]
-    for name in _NARROW_FIELDS.split():
-        lines += [f"    {name} = args[{getattr(f, name)}]"]
-    lines += [f"    for item in range(begin, end, {planes}):"]
-    for i in every:
-        lines += [f"        plane = min(item + {i}, end - 1)"]
-        lines += ["        image = plane // g", "        group = plane - image * g"]
-        # a plane of the upper half is read from half a vector before it
-        ahead = i * part if step == 1 else 0
-        at = f"image * x_n + group * x_c - ph * x_h - pw - {ahead}"
-        lines += [f"        x{i} = v.advance(v.pointer(args[{f.x}]), {at})"]
-        at = f"image * out_n + group * out_k - {flight - 1} * out_h"
-        lines += [f"        out{i} = v.advance(v.pointer(args[{f.out}]), {at})"]
-        lines += [f"        w = v.advance(v.pointer(args[{f.packed}]), 9 * group)"]
-        lines += [f"        k{i}_{t}{j} = v.broadcast(w[{3 * j + t}])" for t in range(3) for j in range(3)]
-        lines += [f"        bias{i} = v.zero()", f"        if args[{f.bias}] != 0:"]
-        lines += [f"            bias{i} = v.broadcast(v.pointer(args[{f.bias}])[group])"]
-    lines += [f"        bias = {both('bias0', 'bias1')}"]
-    lines += [f"        k{t}{j} = {both(f'k0_{t}{j}', f'k1_{t}{j}')}" for t in range(3) for j in range(3)]
-    lines += [f"        s{age} = v.zero()" for age in range(flight)]
-    lines += ["        line = -ph", f"        for q in range(oh + {flight - 1}):"]
-    lines += [f"            s{age} = s{age - 1}" for age in range(flight - 1, 0, -1)]
-    lines += ["            s0 = v.zero()"]
-    for u in range(step):
-        lines += ["            if line >= 0 and line < ih:"]
-        if step == 1:
-            for j in range(3):
-                loads = [f"window(v.advance(x{i}, {j}), {i * part}, {j} - pw, iw)" for i in every]
-                lines += [f"                a{j} = {' + '.join(loads)}"]
-        else:
-            # two planes: the even columns of both are those of the two vectors one after the other
-            second, ahead = ("x1", 0) if planes == 2 else ("x0", lanes)
-            for j in (0, 2):
-                lines += [f"                lower = row(v.advance(x0, {j}), {j} - pw, iw)"]
-                lines += [f"                upper = row(v.advance({second}, {j + ahead}), {j + ahead} - pw, iw)"]
-                lines += [f"                a{j} = v.even(lower, upper)"]
-                if j == 0:
-                    lines += ["                a1 = v.odd(lower, upper)"]
-        lines += ["            else:", "                a0, a1, a2 = v.zero(), v.zero(), v.zero()"]
-        for age in range(flight):
-            if age * step + u < 3:
-                for j in range(3):
-                    lines += [f"            s{age} = v.fma(k{age * step + u}{j}, a{j}, s{age})"]
-        lines += [f"            x{i} = v.advance(x{i}, x_h)" for i in every]
-        lines += ["            line += 1"]
-        if u == 0:
-            # an odd number of rows meets the oldest outputs: they are complete
-            lines += [f"            if q >= {flight - 1}:", f"                done = s{flight - 1} + bias"]
-            store = "v.store_partial(out0, done, ow)"
-            if planes == 1:
-                # whole vectors are faster, where what they reach into is stored later
-                lines += [f"                if out_h == ow and (oh + {flight - 1} - q) * ow >= {lanes}:"]
-                lines += ["                    v.store(out0, 0, done)", "                else:"]
-                store = f"    {store}"
-            lines += [f"                {store}"]
-            if planes == 2:
-                lines += ["                if item + 1 < end:"]
-                lines += ["                    v.store_partial(out1, swap(done, done), ow)"]
-            lines += [f"            out{i} = v.advance(out{i}, out_h)" for i in every]
-    return target.call(define("narrow", lines, v=v, window=window, row=row, halves=halves, swap=swap))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convforge.kernels import abi
-from convforge.kernels.numba.generate import define
+from convforge.kernels import abi, codegen
+from convforge.kernels.numba.generate import define, shuffles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,11 +110,17 @@ def gemm_copying(target: Target) -> Inner:
     return target.jit(define("gemm_copying", lines, v=target.v, **names))
 
 
-def transposed(names: list[str]) -> tuple[list[str], list[str]]:
-    """Source that transposes the vectors ``names``, rows of LANES; and the names of the vectors that hold the result.
+def transposed(target: Target, names: list[str]) -> tuple[list[str], list[str], dict[str, Inner]]:
+    """Source that transposes the vectors ``names``, rows of LANES; the names of the vectors that hold the result.
 
-    They hold LANES rows of as many elements as there are names: log2 of them perfect shuffles.
+    They hold LANES rows of as many elements as there are names: log2 of them perfect shuffles, or cheaper ones for
+    LANES rows. The last item are the functions that the source calls.
     """
+    if len(names) == target.lanes:
+        program = codegen.transpose(target.lanes, 16 // target.v.itemsize)
+        turned = [f"turned{i}" for i in range(target.lanes)]
+        call = f"{', '.join(turned)} = transpose({', '.join(names)})"
+        return [call], turned, {"transpose": shuffles(target, program, "transpose")}
     lines = []
     half = len(names) // 2
     done = 1
@@ -125,7 +131,7 @@ def transposed(names: list[str]) -> tuple[list[str], list[str]]:
             lines += [f"{mixed[2 * i + 1]} = v.high({names[i]}, {names[i + half]})"]
         names = mixed
         done *= 2
-    return lines, names
+    return lines, names, {}
 
 
 def dot_tile_rows(target: Target) -> int:

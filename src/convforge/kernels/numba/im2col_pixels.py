@@ -29,14 +29,14 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
     names = [f"row{i}" for i in range(lanes)]
     lines = ["def store_block(sums, bias, to, step, rows, n):"]
     lines += [f"    {name} = v.load(sums, {i * width})" for i, name in enumerate(names)]
-    steps, names = transposed(names)
+    steps, names, functions = transposed(target, names)
     lines += [f"    {step}" for step in steps]
     lines += ["    biases = v.pointer(bias)"]
     for i, name in enumerate(names):
         lines += [f"    if {i} < rows:"]
         lines += [f"        init = v.broadcast(biases[{i}]) if bias != 0 else v.zero()"]
         lines += [f"        v.store_partial(v.advance(to, {i} * step), {name} + init, n)"]
-    store_block = target.call(define("store_block", lines, v=v))
+    store_block = target.call(define("store_block", lines, v=v, **functions))
 
     each = range(tile_rows)
     lines = ["def gather(source, offsets, taps, starts, rows, packed):"]

@@ -27,7 +27,7 @@ def _pack_block(target: Target, tile_rows: int) -> Inner:
     lines += [
         f"    {name} = v.load_partial(v.advance(w, {i} * w_k), n if {i} < rows else 0)" for i, name in enumerate(names)
     ]
-    steps, names = transposed(names)
+    steps, names, functions = transposed(target, names)
     lines += [f"    {step}" for step in steps]
     if tile_rows < lanes:
         # several taps to a vector
@@ -49,7 +49,7 @@ def _pack_block(target: Target, tile_rows: int) -> Inner:
         f"turn{part}": v.shuffle(tuple((lane + part * tile_rows) % lanes for lane in range(lanes)))
         for part in range(1, max(1, lanes // tile_rows))
     }
-    pack_taps = target.jit(define("pack_taps", lines, v=v, **turns))
+    pack_taps = target.jit(define("pack_taps", lines, v=v, **turns, **functions))
 
     @target.call
     def pack_block(w, w_k, w_c, w_h, w_w, c, kh, kw, rows, packed, pitch):

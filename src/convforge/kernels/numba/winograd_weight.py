@@ -121,14 +121,14 @@ def _taps(target: Target, side: int) -> Inner:
             if done + lanes > count:
                 load = f"v.load_partial(v.advance(w{r}, {done}), {count - done})"
             lines += [f"        r{r} = {load}"]
-        mixing, names = transposed([f"r{r}" for r in range(tile_rows)])
+        mixing, names, functions = transposed(target, [f"r{r}" for r in range(tile_rows)])
         lines += [f"        {line}" for line in mixing]
         lines += [f"        v.store(taps, {done * tile_rows + r * lanes}, {name})" for r, name in enumerate(names)]
     if count % lanes == 1:
         lines += [f"        taps[{(count - 1) * tile_rows + r}] = w{r}[{count - 1}]" for r in range(tile_rows)]
     lines += [f"        w{r} = v.advance(w{r}, w_c)" for r in range(tile_rows)]
     lines += [f"        taps = v.advance(taps, {count * tile_rows})"]
-    side_by_side = target.jit(define("side_by_side", lines, v=v))
+    side_by_side = target.jit(define("side_by_side", lines, v=v, **functions))
 
     def fill_taps(w, w_k, w_c, w_h, w_w, channels, rows, taps):
         backward = w_w == -1 and w_h == -side

@@ -1,0 +1,156 @@
+# Depthwise convolution of small maps, with channels in the lanes: neither borders nor strides nor widths that fill no
+# vector cost anything then, but each plane is transposed twice.
+
+cdef enum:
+    DEPTHWISE_PIXELS = 8  # of a tile at most: as many sums as hide the latency of a multiply-add
+
+
+cdef inline void transpose_in(
+    const real *const *planes, int64_t at, int64_t columns, int64_t count, real *to
+) noexcept nogil:
+    """to[column][LANES] from ``columns`` of a row of each plane; ``count`` are a vector, or the last ones."""
+    cdef vec v[LANES]
+    cdef int64_t q = 0
+    cdef int i
+    while q < columns:
+        if count == LANES:
+            q = min(q, columns - LANES)
+        for i in range(LANES):
+            v[i] = vec_load(planes[i] + at + q) if count == LANES else vec_load_partial(planes[i] + at + q, count)
+        vec_transpose(LANES, v)
+        for i in range(LANES):
+            if i < count:
+                vec_store(to + (q + i) * LANES, v[i])
+        q += LANES
+
+
+cdef inline void transpose_out(
+    const real *source, int64_t pixels, int64_t channels, real *out, int64_t out_k
+) noexcept nogil:
+    """``channels`` lines of pixels from source[pixel][LANES], of which whole vectors are read."""
+    cdef vec v[LANES]
+    cdef int64_t q = 0
+    cdef int i
+    while q < pixels:
+        if pixels >= LANES:
+            q = min(q, pixels - LANES)
+        for i in range(LANES):
+            v[i] = vec_load(source + (q + i) * LANES)
+        vec_transpose(LANES, v)
+        for i in range(LANES):
+            if i < channels and pixels >= LANES:
+                vec_store(out + i * out_k + q, v[i])
+            elif i < channels:
+                vec_store_partial(out + i * out_k, v[i], pixels)
+        q += LANES
+
+
+cdef inline void depthwise_pixels(
+    int pixels, int64_t step, int64_t kh, int64_t kw, const real *x, int64_t row, int64_t column, const real *weight,
+    int64_t pitch, vec bias, real *to,
+) noexcept nogil:
+    """The sums of some pixels side by side; ``row`` and ``column`` lie between taps, ``pitch`` between weights."""
+    cdef vec sums[DEPTHWISE_PIXELS]
+    cdef vec scale
+    cdef const real *tap
+    cdef int64_t i, j
+    cdef int t
+    for t in range(pixels):
+        sums[t] = vec_zero()
+    for i in range(kh):
+        tap = x + i * row
+        for j in range(kw):
+            scale = vec_load(weight)
+            for t in range(pixels):
+                sums[t] = vec_fma(scale, vec_load(tap + t * step * LANES), sums[t])
+            weight += pitch
+            tap += column
+    for t in range(pixels):
+        vec_store(to + t * LANES, sums[t] + bias)
+
+
+cdef inline void depthwise_pixels_of(
+    int64_t step, int64_t pixels, int64_t kh, int64_t kw, const real *x, int64_t row, int64_t column,
+    const real *weight, int64_t pitch, vec bias, real *to,
+) noexcept nogil:
+    if pixels == 8:
+        depthwise_pixels(8, step, kh, kw, x, row, column, weight, pitch, bias, to)
+    elif pixels == 7:
+        depthwise_pixels(7, step, kh, kw, x, row, column, weight, pitch, bias, to)
+    elif pixels == 6:
+        depthwise_pixels(6, step, kh, kw, x, row, column, weight, pitch, bias, to)
+    elif pixels == 5:
+        depthwise_pixels(5, step, kh, kw, x, row, column, weight, pitch, bias, to)
+    elif pixels == 4:
+        depthwise_pixels(4, step, kh, kw, x, row, column, weight, pitch, bias, to)
+    elif pixels == 3:
+        depthwise_pixels(3, step, kh, kw, x, row, column, weight, pitch, bias, to)
+    elif pixels == 2:
+        depthwise_pixels(2, step, kh, kw, x, row, column, weight, pitch, bias, to)
+    else:
+        depthwise_pixels(1, step, kh, kw, x, row, column, weight, pitch, bias, to)
+
+
+cdef void depthwise_channels(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    cdef const depthwise_channels_args *a = <const depthwise_channels_args *>args
+    cdef int64_t taps = a.kh * a.kw, vectors = ceil_div(a.g, LANES), panels = ceil_div(vectors, VECTORS)
+    cdef int64_t height = (a.oh - 1) * a.sh + (a.kh - 1) * a.dh + 1, width = (a.ow - 1) * a.sw + (a.kw - 1) * a.dw + 1
+    # columns of the copy, which begins ph and pw before x, that are columns of x
+    cdef int64_t left = max(a.pw, <int64_t>0), columns = min(width, a.iw + a.pw) - left
+    cdef int64_t count = min(columns, <int64_t>LANES), tiles = ceil_div(a.ow, DEPTHWISE_PIXELS)
+    cdef int64_t item, image, panel, first, last, vector, channel, channels, line, row, tile, pixel, pixels, i
+    cdef bint flat = a.out_h == a.ow or a.oh == 1
+    cdef const real *planes[LANES]
+    cdef real *copy = <real *>scratch  # [height][width][LANES], then sums[oh][ow][LANES]
+    cdef real *sums = copy + height * width * LANES
+    cdef const real *weight
+    cdef const real *x
+    cdef real *out
+    cdef vec bias
+    for i in range(height * width):
+        vec_store(copy + i * LANES, vec_zero())
+    for item in range(begin, end):
+        image = item // panels
+        panel = item % panels
+        first = vectors * panel // panels
+        last = vectors * (panel + 1) // panels
+        for vector in range(first, last):
+            channel = vector * LANES
+            channels = min(a.g - channel, <int64_t>LANES)
+            for i in range(LANES):
+                planes[i] = <const real *>a.x + image * a.x_n + (channel + min(i, channels - 1)) * a.x_c
+            for line in range(max(a.ph, <int64_t>0), min(height, a.ih + a.ph)):
+                transpose_in(
+                    planes, (line - a.ph) * a.x_h + left - a.pw, columns, count, copy + (line * width + left) * LANES
+                )
+            weight = <const real *>a.packed + (first * taps + vector - first) * LANES
+            bias = vec_zero()
+            if a.bias:
+                bias = vec_load_partial(<const real *>a.bias + channel, channels)
+            for row in range(a.oh):
+                for tile in range(tiles):
+                    pixel = a.ow * tile // tiles
+                    pixels = a.ow * (tile + 1) // tiles - pixel
+                    x = copy + (row * a.sh * width + pixel * a.sw) * LANES
+                    out = sums + (row * a.ow + pixel) * LANES
+                    if a.sw == 1:
+                        depthwise_pixels_of(
+                            1, pixels, a.kh, a.kw, x, a.dh * width * LANES, a.dw * LANES, weight,
+                            (last - first) * LANES, bias, out,
+                        )
+                    elif a.sw == 2:
+                        depthwise_pixels_of(
+                            2, pixels, a.kh, a.kw, x, a.dh * width * LANES, a.dw * LANES, weight,
+                            (last - first) * LANES, bias, out,
+                        )
+                    else:
+                        depthwise_pixels_of(
+                            a.sw, pixels, a.kh, a.kw, x, a.dh * width * LANES, a.dw * LANES, weight,
+                            (last - first) * LANES, bias, out,
+                        )
+            out = <real *>a.out + image * a.out_n + channel * a.out_k
+            if flat:
+                transpose_out(sums, a.oh * a.ow, channels, out, a.out_k)
+            else:
+                for row in range(a.oh):
+                    transpose_out(sums + row * a.ow * LANES, a.ow, channels, out + row * a.out_h, a.out_k)

@@ -1,0 +1,149 @@
+"""Depthwise convolution of small maps, with channels in the lanes.
+
+Neither borders nor strides nor widths that fill no vector cost anything then, but each plane is transposed twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from convforge.kernels import abi
+from convforge.kernels.numba.gemm import transposed
+from convforge.kernels.numba.generate import define
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from convforge.kernels.numba.translate import Inner, Target
+
+#: Pixels of a tile at most: as many sums as hide the latency of a multiply-add.
+_PIXELS = 8
+
+
+def _transpose_in(target: Target, whole: bool) -> Inner:
+    """Make ``transpose(x, x_c, last, count, to)``: to[column][LANES] from ``count`` columns of planes."""
+    v, lanes = target.v, target.lanes
+    lines = ["def transpose_block(x, x_c, last, count, to):"]
+    for i in range(lanes):
+        plane = f"v.advance(x, min({i}, last) * x_c)"
+        lines += [f"    r{i} = " + (f"v.load({plane}, 0)" if whole else f"v.load_partial({plane}, count)")]
+    mixing, names, functions = transposed(target, [f"r{i}" for i in range(lanes)])
+    lines += [f"    {line}" for line in mixing]
+    for i, name in enumerate(names):
+        lines += [] if whole else [f"    if {i} < count:"]
+        lines += [f"    {'' if whole else '    '}v.store(to, {i * lanes}, {name})"]
+    return target.call(define("transpose_block", lines, v=v, **functions))
+
+
+def _transpose_out(target: Target, whole: bool) -> Inner:
+    """Make ``transpose(source, count, channels, out, out_k)``: planes of ``count`` pixels from source[pixel][LANES]."""
+    v, lanes = target.v, target.lanes
+    lines = ["def transpose_block(source, count, channels, out, out_k):"]
+    lines += [f"    r{i} = v.load(source, {i * lanes})" for i in range(lanes)]
+    mixing, names, functions = transposed(target, [f"r{i}" for i in range(lanes)])
+    lines += [f"    {line}" for line in mixing]
+    for i, name in enumerate(names):
+        plane = f"v.advance(out, {i} * out_k)"
+        lines += [f"    if {i} < channels:"]
+        lines += [
+            f"        v.store({plane}, 0, {name})" if whole else f"        v.store_partial({plane}, {name}, count)"
+        ]
+    return target.call(define("transpose_block", lines, v=v, **functions))
+
+
+def _pixels(target: Target, pixels: int) -> Inner:
+    """Make ``pixels(step, kh, kw, x, row, column, weight, pitch, bias, to)``: the sums of some pixels side by side.
+
+    ``row`` and ``column`` lie between taps, ``pitch`` between weights.
+    """
+    v, lanes = target.v, target.lanes
+    each = range(pixels)
+    lines = ["def pixels(step, kh, kw, x, row, column, weight, pitch, bias, to):"]
+    lines += [f"    s{t} = v.zero()" for t in each]
+    lines += ["    for i in range(kh):", "        tap = v.advance(x, i * row)", "        for j in range(kw):"]
+    lines += ["            scale = v.load(weight, 0)"]
+    lines += [f"            s{t} = v.fma(scale, v.load(tap, {t * lanes} * step), s{t})" for t in each]
+    lines += ["            weight = v.advance(weight, pitch)", "            tap = v.advance(tap, column)"]
+    lines += [f"    v.store(to, {t * lanes}, s{t} + bias)" for t in each]
+    return target.call(define("pixels", lines, v=v))
+
+
+def depthwise_channels(target: Target) -> Callable[..., None]:
+    """Some vectors of channels of an image."""
+    v, lanes, per_panel = target.v, target.lanes, target.vectors
+    f = abi.fields("depthwise_channels")
+    in_whole, in_part = _transpose_in(target, True), _transpose_in(target, False)
+    out_whole, out_part = _transpose_out(target, True), _transpose_out(target, False)
+    lines = ["def pixels_of(pixels, step, kh, kw, x, row, column, weight, pitch, bias, to):"]
+    for count in range(1, _PIXELS + 1):
+        lines += [f"    if pixels == {count}:"]
+        lines += [f"        pixels{count}(step, kh, kw, x, row, column, weight, pitch, bias, to)"]
+    tiles_of = {f"pixels{count}": _pixels(target, count) for count in range(1, _PIXELS + 1)}
+    pixels_of = target.call(define("pixels_of", lines, **tiles_of))
+
+    @target.call
+    def transpose_in(x, x_c, last, columns, to):
+        if 0 < columns < lanes:
+            in_part(x, x_c, last, columns, to)
+        else:
+            for q in range(0, columns, lanes):
+                at = min(q, columns - lanes)
+                in_whole(v.advance(x, at), x_c, last, lanes, v.advance(to, at * lanes))
+
+    @target.call
+    def transpose_out(source, pixels, channels, out, out_k):
+        if pixels < lanes:
+            out_part(source, pixels, channels, out, out_k)
+        else:
+            for q in range(0, pixels, lanes):
+                at = min(q, pixels - lanes)
+                out_whole(v.advance(source, at * lanes), lanes, channels, v.advance(out, at), out_k)
+
+    def kernel(args, scratch, begin, end):
+        g, oh, ow, kh, kw = args[f.g], args[f.oh], args[f.ow], args[f.kh], args[f.kw]
+        sh, sw, ph, pw, dh, dw = args[f.sh], args[f.sw], args[f.ph], args[f.pw], args[f.dh], args[f.dw]
+        vectors = (g + lanes - 1) // lanes
+        panels = (vectors + per_panel - 1) // per_panel
+        height, width = (oh - 1) * sh + (kh - 1) * dh + 1, (ow - 1) * sw + (kw - 1) * dw + 1
+        # columns of the copy, which begins ph and pw before x, that are columns of x
+        left = max(pw, 0)
+        columns = min(width, args[f.iw] + pw) - left
+        tiles = (ow + _PIXELS - 1) // _PIXELS
+        # scratch: copy[height][width][LANES], sums[oh][ow][LANES]
+        copy = v.pointer(scratch)
+        sums = v.advance(copy, height * width * lanes)
+        for i in range(height * width):
+            v.store(copy, i * lanes, v.zero())
+        for item in range(begin, end):
+            image, panel = item // panels, item % panels
+            first, last = vectors * panel // panels, vectors * (panel + 1) // panels
+            for vector in range(first, last):
+                channel = vector * lanes
+                channels = min(g - channel, lanes)
+                x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + channel * args[f.x_c])
+                for line in range(max(ph, 0), min(height, args[f.ih] + ph)):
+                    transpose_in(
+                        v.advance(x, (line - ph) * args[f.x_h] + left - pw), args[f.x_c], channels - 1, columns,
+                        v.advance(copy, (line * width + left) * lanes),
+                    )  # fmt: skip
+                weight = v.advance(v.pointer(args[f.packed]), (first * kh * kw + vector - first) * lanes)
+                bias = v.zero()
+                if args[f.bias] != 0:
+                    bias = v.load_partial(v.advance(v.pointer(args[f.bias]), channel), channels)
+                for row in range(oh):
+                    for tile in range(tiles):
+                        pixel = ow * tile // tiles
+                        pixels_of(
+                            ow * (tile + 1) // tiles - pixel, sw, kh, kw,
+                            v.advance(copy, (row * sh * width + pixel * sw) * lanes), dh * width * lanes, dw * lanes,
+                            weight, (last - first) * lanes, bias, v.advance(sums, (row * ow + pixel) * lanes),
+                        )  # fmt: skip
+                out = v.advance(v.pointer(args[f.out]), image * args[f.out_n] + channel * args[f.out_k])
+                if args[f.out_h] == ow or oh == 1:
+                    transpose_out(sums, oh * ow, channels, out, args[f.out_k])
+                else:
+                    for row in range(oh):
+                        to = v.advance(out, row * args[f.out_h])
+                        transpose_out(v.advance(sums, row * ow * lanes), ow, channels, to, args[f.out_k])
+
+    return kernel
