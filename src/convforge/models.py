@@ -212,6 +212,31 @@ _SUITES = {
         stage4_expand  n1c768k3072i7x7f1x1:bias
         stage4_project n1c3072k768i7x7f1x1:bias
     """,
+    # Chen et al. 2017, DeepLabv3 at 513x513 with an output stride of 16: the last block and the spatial pyramid
+    "deeplabv3": """
+        block4  n1c512k512i33x33f3x3p2d2
+        aspp_1  n1c2048k256i33x33f1x1
+        aspp_6  n1c2048k256i33x33f3x3p6d6
+        aspp_12 n1c2048k256i33x33f3x3p12d12
+        aspp_18 n1c2048k256i33x33f3x3p18d18
+        project n1c1280k256i33x33f1x1
+    """,
+    # Tan and Le 2019, EfficientNet-B0: the depthwise layers, of 3x3 and 5x5, and a squeeze-and-excitation
+    "efficientnet_b0": """
+        1_dw    n1c32k32i112x112f3x3p1g32
+        2_dw_s2 n1c96k96i112x112f3x3s2p1g96
+        2_dw    n1c144k144i56x56f3x3p1g144
+        3_dw_s2 n1c144k144i56x56f5x5s2p2g144
+        3_dw    n1c240k240i28x28f5x5p2g240
+        4_dw_s2 n1c240k240i28x28f3x3s2p1g240
+        4_dw    n1c480k480i14x14f3x3p1g480
+        5_dw    n1c672k672i14x14f5x5p2g672
+        6_dw_s2 n1c672k672i14x14f5x5s2p2g672
+        6_dw    n1c1152k1152i7x7f5x5p2g1152
+        7_dw    n1c1152k1152i7x7f3x3p1g1152
+        squeeze n1c1152k48i1x1f1x1:bias
+        excite  n1c48k1152i1x1f1x1:bias
+    """,
     # Ultralytics 2023, YOLOv8n at 640x640: backbone, the pooling pyramid, the neck and the heads of the three scales
     "yolov8n": """
         stem         n1c3k16i640x640f3x3s2p1
@@ -304,7 +329,7 @@ _CORPUS = {
     """,
     "other kernels": """
         n1c3k4i9x9f5x5p2  n1c1k8i16x16f5x5  n1c2k3i8x20f1x3p0x1  n1c2k3i20x8f3x1p1x0  n1c4k4i1x9f1x9
-        n2c6k9i13x31f5x5p2:bias  n1c8k6i10x22f5x5p0_2x3g2
+        n1c5k7i9x21f5x5p2:bias  n1c8k6i10x22f5x5p0_2x3g2
     """,
     "uneven padding, padding beyond the kernel": """
         n1c2k3i7x8f5x2p2x1_0  n1c2k3i8x9f4x4p1_2  n1c2k3i6x7f3x3p1_2x0_1  n1c2k3i7x8f3x3s2p0_3x2_0  n1c2k2i3x4f2x2p3

@@ -23,6 +23,7 @@ from convforge.algorithms.lowering import (
     correlations,
     geometry,
     input_fields,
+    inside,
     output_fields,
     weight_fields,
 )
@@ -67,6 +68,10 @@ _DOT_ROWS = 6
 _DOT_COLUMNS = 4
 #: Bounds a chain of additions, and so the error, on every machine.
 _MOST_DEPTH = 1024
+#: Share of a correlation's time that its parts without padding may take, and bytes by which their packed weights may
+#: be more.
+_PART_SHARE = 0.85
+_MORE_PACKED = 32 << 20
 #: Fields of a run of pixels, and of a panel's place, in the kernels.
 _RUN_INTEGERS = 4
 _PLACE_INTEGERS = 2
@@ -84,7 +89,7 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
     prepare: list[Stage] = []
     packed_bytes = scratch_bytes = 0
     itemsize = problem.itemsize
-    for r in correlations(problem, pass_):
+    for r in _correlations(problem, pass_, tile, machine):
         if r.taps == 0:
             stages.append(fill_zero(r))
             continue
@@ -97,6 +102,20 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
     return Program(
         dtype=problem.dtype, stages=stages, prepare=prepare, packed_bytes=packed_bytes, scratch_bytes=scratch_bytes
     )
+
+
+def _correlations(problem: ConvProblem, pass_: str, tile: Tile, machine: Machine) -> list[Correlation]:
+    """The correlations of a pass, those of them in parts that leave out much padding that way."""
+    result, itemsize = [], problem.itemsize
+    for r in correlations(problem, pass_):
+        parts = inside(r) if r.taps > 1 else [r]
+        packed = sum(part.taps for part in parts) * r.groups * r.k * r.c * itemsize
+        if packed > problem.weight_bytes + _MORE_PACKED or (
+            _PART_SHARE * _flops(r, tile, itemsize, machine) < sum(_flops(p, tile, itemsize, machine) for p in parts)
+        ):
+            parts = [r]
+        result += parts
+    return result
 
 
 def _in_panels(
@@ -359,7 +378,7 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
     """Whole tiles near the peak, the lowering, and the weights' way through memory, one after the other."""
     assert isinstance(problem, ConvProblem)
     p, tile = problem, machine.tile(problem.dtype)
-    flops = 0.0
+    flops, packed = 0.0, float(p.weight_bytes)
     if pass_ == "grad_weight":
         k, taps, pixels = p.k // p.groups, p.c // p.groups * prod(p.kernel), prod(p.output)
         panels = ceil_div(pixels, _MOST_PIXELS)
@@ -367,18 +386,24 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
         tiles = round_up(k, _DOT_ROWS) * round_up(taps, _DOT_COLUMNS)
         flops += 2 * tile.lanes * p.n * p.groups * (tiles * steps + _RUN_FMAS * taps * _runs(p.output, tile))
     else:
-        for r in correlations(p, pass_):
-            if r.taps == 0:
-                continue  # zeros are written, nothing is summed
-            in_pixels = _prefers_pixels(r, tile, p.itemsize, machine)
-            products = _pixel_fmas(r, tile) if in_pixels else _panel_fmas(r, tile, p.itemsize, machine)
-            flops += 2 * tile.lanes * r.n * r.groups * products
-    memory = p.weight_bytes / (machine.bandwidth * (_CACHED if p.weight_bytes < machine.l3 // 2 else 1))
+        every = _correlations(p, pass_, tile, machine)
+        flops += sum(_flops(r, tile, p.itemsize, machine) for r in every)
+        packed *= max(1, sum(r.taps for r in every) / prod(p.kernel))
+    memory = packed / (machine.bandwidth * (_CACHED if packed < machine.l3 // 2 else 1))
     if pass_ != "grad_weight":
         written = p.k * prod(p.output) if pass_ == "forward" else p.c * prod(p.input)
         memory += _OUTPUT_SECONDS * p.n * written * p.itemsize
-    packing = p.weight_bytes * _PACK_SECONDS if mode == "functional" and pass_ != "grad_weight" else 0.0
+    packing = packed * _PACK_SECONDS if mode == "functional" and pass_ != "grad_weight" else 0.0
     return flops / (_EFFICIENCY * machine.peak(p.dtype)) + memory + packing + _CALL_SECONDS
+
+
+def _flops(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> float:
+    """Operations that take as long as all that a correlation does; none for zeros, which are only written."""
+    if r.taps == 0:
+        return 0
+    in_pixels = _prefers_pixels(r, tile, itemsize, machine)
+    products = _pixel_fmas(r, tile) if in_pixels else _panel_fmas(r, tile, itemsize, machine)
+    return 2 * tile.lanes * r.n * r.groups * products
 
 
 #: Measured: share of the peak that the tiles reach inside the kernels; what lowering one run of LANES pixels for the

@@ -9,11 +9,15 @@ Every algorithm that has a forward kernel thus has an input gradient.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 from math import gcd, prod
+from typing import TYPE_CHECKING
 
 from convforge.problem import ConvProblem
 from convforge.program import Slot, View
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,79 @@ def phases(r: Correlation) -> Correlation:
         output=output,
         padding=(0,) * len(output),
         dilation=(1,) * len(output),
+    )
+
+
+def inside(r: Correlation) -> list[Correlation]:
+    """The same outputs as correlations of ranges of them, each with the taps that reach the input for some of them.
+
+    Where the dilation is of the order of the input's size, most taps of most outputs see padding alone. Ranges that
+    would save little are merged with their neighbours.
+    """
+    if all(4 * (k - 1) * d < size for k, d, size in zip(r.kernel, r.dilation, r.input, strict=True)):
+        return [r]
+    return [_range(r, choice) for choice in product(*(_ranges(r, axis) for axis in range(len(r.output))))]
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Outputs ``start`` to ``end`` of an axis, and the taps ``first`` to ``last`` that they are computed with."""
+
+    start: int
+    end: int
+    first: int
+    last: int
+
+    @property
+    def work(self) -> int:
+        return (self.end - self.start) * (self.last - self.first + 1)
+
+    def with_next(self, other: _Range) -> _Range:
+        return _Range(self.start, other.end, min(self.first, other.first), max(self.last, other.last))
+
+
+#: Share of an axis' taps that merged ranges may add.
+_MERGED_SHARE = 1 / 12
+
+
+def _ranges(r: Correlation, axis: int) -> list[_Range]:
+    size, stride, dilation, taps = r.input[axis], r.stride[axis], r.dilation[axis], r.kernel[axis]
+    ranges: list[_Range] = []
+    for at in range(r.output[axis]):
+        begin = at * stride - r.padding[axis]
+        first = min(max(-(begin // dilation), 0), taps - 1)  # with none inside, one that reads padding
+        last = max(min((size - 1 - begin) // dilation, taps - 1), first)
+        if ranges and (ranges[-1].first, ranges[-1].last) == (first, last):
+            ranges[-1] = ranges[-1].with_next(_Range(at, at + 1, first, last))
+        else:
+            ranges.append(_Range(at, at + 1, first, last))
+    left = sum(each.work for each in ranges) * _MERGED_SHARE
+    while len(ranges) > 1:
+        merged = [a.with_next(b) for a, b in pairwise(ranges)]
+        added = [m.work - a.work - b.work for m, (a, b) in zip(merged, pairwise(ranges), strict=True)]
+        least = min(added)
+        if least > left:
+            break
+        at = added.index(least)
+        ranges[at : at + 2] = [merged[at]]
+        left -= least
+    return ranges
+
+
+def _range(r: Correlation, choice: Sequence[_Range]) -> Correlation:
+    weight, out = r.weight, r.out
+    for axis, each in enumerate(choice):
+        weight, out = weight.window(axis + 3, each.first), out.window(axis + 2, each.start)
+    return replace(
+        r,
+        weight=weight,
+        out=out,
+        output=tuple(each.end - each.start for each in choice),
+        kernel=tuple(each.last - each.first + 1 for each in choice),
+        padding=tuple(
+            padding - each.start * stride - each.first * dilation
+            for each, padding, stride, dilation in zip(choice, r.padding, r.stride, r.dilation, strict=True)
+        ),
     )
 
 
