@@ -39,11 +39,16 @@ _DEPTHWISE = """
     n1c2k2i2f3s2p1g2
 """
 DIRECT = _DIRECT.split()
-# sizes 1 to 9 in each stride, maps of each width in vectors
+# sizes 1 to 9 in each stride, maps of each width in vectors, small maps of many channels
 DEPTHWISE = [
     *(f"n1c3k3i{19 - s}x{22 + f}f{f}s{s}p{f // 2}g3" for f in range(1, 10) for s in (1, 2, 3)),
     *(f"n2c5k5i{7 + w % 3}x{w}f3s{s}p1g5" for w in (1, 2, 7, 8, 9, 14, 16, 17, 28, 33, 48, 49, 64, 65) for s in (1, 2)),
     *(f"n1c2k2i9x{w}f3x3p1_0x0_2g2" for w in (3, 15, 16, 34)),
+    *(
+        f"n2c19k19i{5 + w % 3}x{w}f{f}s{s}p{f // 2}g19"
+        for w in (1, 2, 5, 7, 8, 9, 13, 16)
+        for f, s in ((3, 1), (5, 2), (7, 1), (2, 3))
+    ),
     *(f"n1c3k3i23x25f3s{s}p{d}d{d}g3" for s in (1, 2, 3, 4) for d in (2, 3)),
     *_DEPTHWISE.split(),
 ]
@@ -147,3 +152,18 @@ def test_a_pixel_that_is_not_finite_spoils_what_sees_it(build, text, rng):
                 arrays[name][:, 1, h, w] = np.nan
             out = run(build, policy, problem, pass_, arrays, calls.poisoned_out(problem, pass_))
             np.testing.assert_array_equal(np.isnan(out), np.isnan(calls.exact(problem, pass_, arrays)))
+
+
+def test_small_maps_of_many_channels_have_them_in_the_lanes():
+    (policy,) = depthwise.POLICIES
+    here = Machine("avx2", l1=32 << 10, l2=512 << 10, l3=32 << 20, cores=2)
+    for text, kernel in (
+        ("n1c960k960i7x7f3x3p1g960", "depthwise_channels"),
+        ("n1c672k672i14x14f5x5s2p2g672", "depthwise_channels"),
+        ("n1c5k5i7x7f5x5p2g5", "depthwise_forward"),  # fewer than lanes
+        ("n1c64k64i56x56f5x5p2g64", "depthwise_forward"),  # wide
+        ("n1c32k64i7x7f3x3p1g32", "depthwise_3x3"),  # several outputs a channel
+    ):
+        problem = parse(text)
+        (stage,) = policy.program(problem, "forward", here.tile(problem.dtype), here).stages
+        assert stage.kernel == kernel, text

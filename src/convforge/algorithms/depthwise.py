@@ -1,7 +1,8 @@
 """Depthwise convolution: one input channel a group, as in MobileNet, and filters of one-channel images.
 
 A group has too few channels for a matrix product. The lanes hold neighbouring output pixels instead, several output
-rows are in flight so that an input row serves all that see it, and a channel's few weights are broadcast.
+rows are in flight so that an input row serves all that see it, and a channel's few weights are broadcast. On small maps
+they hold channels, see :mod:`.depthwise_channels`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from convforge.algorithms import depthwise_channels
 from convforge.algorithms.lowering import (
     Correlation,
     bias_field,
@@ -73,7 +75,7 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
         each = r.taps / 2 / _DOT_EFFICIENCY + _VECTOR_CYCLES * prod(r.stride)
         cycles = planes * r.k * (vectors * each + _PLANE_CYCLES)
     elif _takes_channels(every, tile, machine, p.itemsize):
-        cycles = planes * _channels_cycles(every[0], lanes)
+        cycles = planes * depthwise_channels.cycles(every[0], lanes)
     else:
         cycles = sum(planes * r.k * _pixels_cycles(r, lanes) for r in every)
     return cycles * cycle + _CALL_SECONDS
@@ -86,9 +88,6 @@ _EFFICIENCY = 0.85
 _DOT_EFFICIENCY = 0.5
 _VECTOR_CYCLES = 4
 _PLANE_CYCLES = 120
-#: Likewise with channels in the lanes: cycles for a vector of a transposed square, for a tile beside its multiply-adds.
-_TRANSPOSE_CYCLES = 3.3
-_TILE_CYCLES = 25
 _CALL_SECONDS = 2e-6
 
 
@@ -112,7 +111,7 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
         return _grad_weight(problem, tile, machine)
     every = correlations(problem, pass_)
     if _takes_channels(every, tile, machine, problem.itemsize):
-        return _in_channels(every[0], problem, tile)
+        return depthwise_channels.program(every[0], problem.dtype, problem.itemsize, tile)
     stages: list[Stage] = []
     prepare: list[Stage] = []
     packed_bytes = scratch_bytes = 0
@@ -136,46 +135,11 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
     )  # fmt: skip
 
 
-def _in_channels(r: Correlation, problem: ConvProblem, tile: Tile) -> Program:
-    """The program that has channels in the lanes."""
-    vectors = -(-r.groups // tile.lanes)
-    panels = -(-vectors // tile.vectors)
-    fields = weight_fields(r)
-    weight = {**fields, "w_k": fields["w_g"], "packed": buffer("packed", 0), "g": 1, "k": r.groups, "c": 1}
-    weight |= {"kh": r.kernel[0], "kw": r.kernel[1]}
-    args = {**input_fields(r), "packed": buffer("packed", 0), "bias": bias_field(r), **output_fields(r), **geometry(r)}
-    return Program(
-        dtype=problem.dtype,
-        stages=(Stage("depthwise_channels", args, r.n * panels),),
-        prepare=(Stage("pack_columns", weight, panels),),
-        packed_bytes=vectors * tile.lanes * r.taps * problem.itemsize,
-        scratch_bytes=(prod(_span(r)) + r.pixels + tile.lanes) * tile.lanes * problem.itemsize,
-    )
-
-
-def _span(r: Correlation) -> tuple[int, ...]:
-    """Rows and columns of input under all outputs."""
-    axes = zip(r.output, r.stride, r.kernel, r.dilation, strict=True)
-    return tuple((size - 1) * stride + (taps - 1) * dilation + 1 for size, stride, taps, dilation in axes)
-
-
 def _takes_channels(every: Sequence[Correlation], tile: Tile, machine: Machine, itemsize: int) -> bool:
-    """Whether channels are better in the lanes than pixels: on small maps, whose rows fill few vectors."""
-    r = every[0]
-    if len(every) > 1 or r.k * r.c != 1 or r.taps * r.pixels == 0 or r.groups < tile.lanes:
+    """Whether channels are better in the lanes than pixels."""
+    if len(every) > 1 or not depthwise_channels.fits(every[0], tile, machine, itemsize):
         return False
-    if r.output[1] > 2 * tile.lanes or prod(_span(r)) * tile.lanes * itemsize > machine.l2 // 2:
-        return False
-    return _channels_cycles(r, tile.lanes) < _pixels_cycles(r, tile.lanes)
-
-
-def _channels_cycles(r: Correlation, lanes: int) -> float:
-    """Cycles of a plane with channels in the lanes, a share of a vector of them."""
-    rows, columns = (min(span, size) for span, size in zip(_span(r), r.input, strict=True))
-    transposed = rows * -(-columns // lanes) + -(-r.pixels // lanes)
-    tiles = r.output[0] * -(-r.output[1] // 8)
-    vector = r.pixels * r.taps / 2 + transposed * _TRANSPOSE_CYCLES * lanes + tiles * _TILE_CYCLES
-    return vector * -(-r.groups // lanes) / r.groups
+    return depthwise_channels.cycles(every[0], tile.lanes) < _pixels_cycles(every[0], tile.lanes)
 
 
 def _pixels_cycles(r: Correlation, lanes: int) -> float:
