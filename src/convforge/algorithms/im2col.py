@@ -109,8 +109,8 @@ def _correlations(problem: ConvProblem, pass_: str, tile: Tile, machine: Machine
     result, itemsize = [], problem.itemsize
     for r in correlations(problem, pass_):
         parts = inside(r) if r.taps > 1 else [r]
-        packed = sum(part.taps for part in parts) * r.groups * r.k * r.c * itemsize
-        if packed > problem.weight_bytes + _MORE_PACKED or (
+        packed = sum(part.taps for part in parts) * r.groups * round_up(r.k, tile.lanes) * r.c * itemsize
+        if packed > min(tile.rows * problem.weight_bytes, problem.weight_bytes + _MORE_PACKED) or (
             _PART_SHARE * _flops(r, tile, itemsize, machine) < sum(_flops(p, tile, itemsize, machine) for p in parts)
         ):
             parts = [r]

@@ -6,7 +6,7 @@ those with this m, the first argument here.
 
 from __future__ import annotations
 
-from math import prod, sqrt
+from math import inf, prod, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: The F(m, r) that have kernels, by m.
 FAMILIES = {m: tuple(f for f in WINOGRAD if f.m == m) for m in sorted({f.m for f in WINOGRAD})}
 PASSES = ("forward", "grad_input", "grad_weight")
+#: Bytes of phases and of transformed weights that a call may take if nobody asks for it.
+_MOST_HELD = 48 << 20
 
 
 def refuses(family: Sequence[Filtering], problem: Problem, pass_: str) -> str | None:
@@ -92,6 +94,11 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
     cycles = area * (steps / _GEMM_SHARE + vectors * (r.c + r.k) * _TILE_CYCLES[f.name])
     cycles += r.n * (runs * r.c + rows * ceil_div(columns, tile.lanes) * r.k) * _ROW_CYCLES
     if r is not whole:
+        held = programs.phase_bytes(whole, itemsize)
+        if mode == "functional" and direct is None:
+            held += area * r.groups * r.c * r.k * itemsize
+        if held > _MOST_HELD:
+            return inf
         cycles += r.n * (r.c * prod(r.input) + r.k * r.pixels) * _PHASE_CYCLES
     if mode == "functional":
         cycles += r.c * row_blocks * tile.rows * (area / tile.lanes * _WEIGHT_CYCLES + _TAPS_CYCLES)

@@ -134,14 +134,19 @@ def plain(f: Filtering, r: Correlation, dtype: str, tile: Tile, machine: Machine
     return _correlate(f, r, dtype, tile, *cuts, {**input_fields(r), **output_fields(r)}, 0)
 
 
+def phase_bytes(r: Correlation, itemsize: int) -> int:
+    """Bytes of the phases of an image of a dilated correlation, and of its outputs."""
+    image = phases(replace(r, n=1))
+    return r.groups * image.n * (r.c * image.input[0] * image.input[1] + r.k * image.pixels) * itemsize
+
+
 def by_phases(f: Filtering, r: Correlation, dtype: str, tile: Tile, machine: Machine) -> Program:
     """The program of a dilated correlation: its input goes to the workspace by phases, its outputs come from there.
 
     A large batch does so in equal parts.
     """
     itemsize, (dh, dw) = np.dtype(dtype).itemsize, r.dilation
-    image = phases(replace(r, n=1))
-    bytes_ = r.groups * image.n * (r.c * image.input[0] * image.input[1] + r.k * image.pixels) * itemsize
+    bytes_ = phase_bytes(r, itemsize)
     sizes = [size for size in range(1, r.n + 1) if r.n % size == 0 and size * bytes_ <= _PHASE_BYTES]
     size = max(sizes, default=1)
     whole, inside = r, phases(replace(r, n=size))
