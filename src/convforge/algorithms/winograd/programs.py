@@ -224,7 +224,8 @@ def _stages(
     vectors = ceil_div(vector_count(f, r, tile), cut.blocks)  # of the largest block
     v_step = area * (r.c * vectors + ceil_div(vectors, tile.vectors)) * lanes
     products = area * cut.k_block * vectors * lanes
-    taps = _TAP_CHANNELS * f.r**2 * tile.rows
+    # and the last elements of a transformed weight, which may fill a part of a vector
+    taps = _TAP_CHANNELS * f.r**2 * tile.rows + area * lanes
     scratch = max(products + _rows_elements(f, vectors, lanes, r.input[1]), taps)
     args = {**shared, "blocks": cut.blocks, "v_step": v_step, "c_block": cut.c_block, "k_block": cut.k_block}
     items = r.groups * cut.blocks

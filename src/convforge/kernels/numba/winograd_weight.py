@@ -64,22 +64,17 @@ def weight_transform(target: Target, filtering: Filtering) -> Inner:
 
     halves = v.shuffle(tuple(lane if lane < lanes // 2 else lane + lanes for lane in range(lanes)))
     scales = codegen.scales(transforms(*filtering))
-    for whole in (True, False):
-        lines = ["def elements(taps, backward, u, step, size):"]
-        for j in range(r):
-            loads = [tap(f"({count - 1 - i * r - j} if backward else {i * r + j})") for i in range(r)]
-            lines += [f"    {', '.join(f'h{i}_{j}' for i in range(alpha))} = product({', '.join(loads)})"]
-        for i in range(alpha):
-            lines += [f"    {names('o', alpha)} = product({', '.join(f'h{i}_{j}' for j in range(r))})"]
-            for j in range(alpha):
-                scaled, at = f"o{j} * v.broadcast({scales[i * alpha + j]!r})", f"{i * alpha + j} * step"
-                store = "store(u, {}, {})" if whole else "store_partial(v.advance(u, {}), {}, size)"
-                lines += [f"    v.{store.format(at, scaled)}"]
-        function = define("elements", lines, v=v, halves=halves, product=product_by(target, filtering, "weight"))
-        if whole:
-            whole_elements = target.call(function)
-        else:
-            rest_elements = target.call(function)
+    lines = ["def elements(taps, backward, u, step):"]
+    for j in range(r):
+        loads = [tap(f"({count - 1 - i * r - j} if backward else {i * r + j})") for i in range(r)]
+        lines += [f"    {', '.join(f'h{i}_{j}' for i in range(alpha))} = product({', '.join(loads)})"]
+    for i in range(alpha):
+        lines += [f"    {names('o', alpha)} = product({', '.join(f'h{i}_{j}' for j in range(r))})"]
+        for j in range(alpha):
+            xi = i * alpha + j
+            lines += [f"    v.store(u, {xi} * step, o{j} * v.broadcast({scales[xi]!r}))"]
+    product = product_by(target, filtering, "weight")
+    elements = target.call(define("elements", lines, v=v, halves=halves, product=product))
 
     def weight_rows(w, w_k, w_c, w_h, w_w, c, left, row, rows, u, taps):
         backward = w_w == -1 and w_h == -r
@@ -98,9 +93,13 @@ def weight_transform(target: Target, filtering: Filtering) -> Inner:
                 for e in range(0, size, lanes):
                     source = v.advance(taps, e // tile_rows * count * tile_rows + e % tile_rows)
                     if e + lanes <= size:
-                        whole_elements(source, backward, v.advance(to, e), step, size - e)
-                    else:
-                        rest_elements(source, backward, v.advance(to, e), step, size - e)
+                        elements(source, backward, v.advance(to, e), step)
+                    else:  # past the last row comes what is not this one's
+                        rest = v.advance(taps, (_CHANNELS + 1) * count * tile_rows)
+                        elements(source, backward, rest, lanes)
+                        for xi in range(alpha * alpha):
+                            for i in range(size - e):
+                                to[xi * step + e + i] = rest[xi * lanes + i]
 
     return target.call(weight_rows)
 
