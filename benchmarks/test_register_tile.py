@@ -22,7 +22,7 @@ def test_outer_tile(benchmark, measure, rng, backend, dtype):
     a[:], b[:] = rng.standard_normal(a.size), rng.standard_normal(b.size)
     c[:] = np.nan
     arguments = {
-        "a": a, "b": b, "ldb": tile.columns, "c": c, "ldc": tile.columns, "bias": 0, "depth": DEPTH,
+        "a": a, "lda": 0, "b": b, "ldb": tile.columns, "c": c, "ldc": tile.columns, "bias": 0, "depth": DEPTH,
         "rows": tile.rows, "columns": tile.columns, "accumulate": 0,
     }  # fmt: skip
     call = bare.bind(backend, "gemm_tile", dtype, arguments, ITEMS)

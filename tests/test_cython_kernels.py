@@ -2,6 +2,7 @@
 
 import ctypes
 from importlib import import_module
+from itertools import product
 
 import numpy as np
 import pytest
@@ -54,19 +55,20 @@ def test_outer_product_tile_at_every_edge(isa, dtype, depth, rng):
     shape = tile(isa, dtype)
     a = at_page_end(integers(rng, depth, shape.rows, dtype=dtype))
     b = at_page_end(integers(rng, depth, shape.columns, dtype=dtype))
-    for rows in range(1, shape.rows + 1):
+    for rows, lda in product(range(1, shape.rows + 1), (0, depth)):
         bias = at_page_end(integers(rng, rows, dtype=dtype))
+        left = at_page_end(a[:, :rows].T) if lda else a
         for columns in range(1, shape.columns + 1):
-            product = a[:, :rows].T @ b[:, :columns]
+            exact = a[:, :rows].T @ b[:, :columns]
             before = integers(rng, rows, columns, dtype=dtype)
             for init, accumulate in ((None, 0), (bias, 0), (bias, 1)):
                 c = at_page_end(before)
                 call(
-                    isa, dtype, "gemm_tile", a=a, b=b, ldb=shape.columns, c=c, ldc=columns,
+                    isa, dtype, "gemm_tile", a=left, lda=lda, b=b, ldb=shape.columns, c=c, ldc=columns,
                     bias=0 if init is None else init, depth=depth, rows=rows, columns=columns, accumulate=accumulate,
                 )  # fmt: skip
                 start = before if accumulate else 0 if init is None else init[:, None]
-                np.testing.assert_array_equal(c, product + start)
+                np.testing.assert_array_equal(c, exact + start)
 
 
 @EVERY_MODULE
@@ -76,8 +78,8 @@ def test_outer_product_tile_leaves_the_rest_alone(isa, dtype, rng):
     a, b = integers(rng, 3, shape.rows, dtype=dtype), integers(rng, 3, shape.columns, dtype=dtype)
     c = np.full((shape.rows, shape.columns + 5), 99, dtype)
     call(
-        isa, dtype, "gemm_tile", a=a, b=b, ldb=shape.columns, c=c, ldc=shape.columns + 5, bias=0, depth=3, rows=rows,
-        columns=columns, accumulate=0,
+        isa, dtype, "gemm_tile", a=a, lda=0, b=b, ldb=shape.columns, c=c, ldc=shape.columns + 5, bias=0, depth=3,
+        rows=rows, columns=columns, accumulate=0,
     )  # fmt: skip
     np.testing.assert_array_equal(c[:rows, :columns], (a.T @ b)[:rows, :columns])
     assert (c[:, columns:] == 99).all()
@@ -90,7 +92,7 @@ def test_outer_product_tile_repeats_once_an_item(isa, dtype, rng):
     a, b = integers(rng, 3, shape.rows, dtype=dtype), integers(rng, 3, shape.columns, dtype=dtype)
     c = np.zeros((shape.rows, shape.columns), dtype)
     call(
-        isa, dtype, "gemm_tile", 2, 5, a=a, b=b, ldb=shape.columns, c=c, ldc=shape.columns, bias=0, depth=3,
+        isa, dtype, "gemm_tile", 2, 5, a=a, lda=0, b=b, ldb=shape.columns, c=c, ldc=shape.columns, bias=0, depth=3,
         rows=shape.rows, columns=shape.columns, accumulate=1,
     )  # fmt: skip
     np.testing.assert_array_equal(c, 3 * (a.T @ b))

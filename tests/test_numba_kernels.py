@@ -2,6 +2,7 @@
 
 import ctypes
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -166,7 +167,8 @@ def test_outer_product_tile(dtype, shape, rng):
     a = integers(rng, depth, shape.rows, dtype=dtype)
     b = at_page_end(integers(rng, depth, shape.columns, dtype=dtype))
     bias = at_page_end(integers(rng, shape.rows, dtype=dtype))
-    for rows in range(1, shape.rows + 1):
+    for rows, lda in product(range(1, shape.rows + 1), (0, depth)):
+        left = at_page_end(a[:, :rows].T) if lda else a
         for columns in {1, lanes - 1, lanes, lanes + 1, shape.columns - 1, shape.columns} - {0}:
             for accumulate, biased in [(0, False), (0, True), (1, True)]:
                 before = integers(rng, shape.rows + 1, shape.columns + 2, dtype=dtype)
@@ -177,7 +179,7 @@ def test_outer_product_tile(dtype, shape, rng):
                 if not accumulate and biased:
                     expected[:rows, :columns] += (row_bias - bias[:rows])[:, None]
                 call_named(
-                    gemm.gemm_tile, dtype, shape, a=a, b=b, ldb=shape.columns, c=c, ldc=shape.columns + 2,
+                    gemm.gemm_tile, dtype, shape, a=left, lda=lda, b=b, ldb=shape.columns, c=c, ldc=shape.columns + 2,
                     bias=row_bias if biased else 0, depth=depth, rows=rows, columns=columns, accumulate=accumulate,
                 )  # fmt: skip
                 np.testing.assert_array_equal(c, expected)
@@ -190,8 +192,8 @@ def test_outer_product_tile_past_the_last_row(dtype, rng):
     a, b = integers(rng, 3, shape.rows, dtype=dtype), integers(rng, 3, shape.columns, dtype=dtype)
     c, bias = at_page_end(np.full((2, shape.lanes + 1), np.nan, dtype)), at_page_end(integers(rng, 2, dtype=dtype))
     call_named(
-        gemm.gemm_tile, dtype, shape, a=a, b=b, ldb=shape.columns, c=c, ldc=shape.lanes + 1, bias=bias, depth=3, rows=2,
-        columns=shape.lanes + 1, accumulate=0,
+        gemm.gemm_tile, dtype, shape, a=a, lda=0, b=b, ldb=shape.columns, c=c, ldc=shape.lanes + 1, bias=bias, depth=3,
+        rows=2, columns=shape.lanes + 1, accumulate=0,
     )  # fmt: skip
     np.testing.assert_array_equal(c, a.T[:2] @ b[:, : shape.lanes + 1] + bias[:, None])
 
@@ -224,7 +226,7 @@ def test_tiles_use_one_rounding(dtype):
     b = np.array([[-1 - 2 * e] * shape.columns, [1 + e] * shape.columns], dtype)
     c = np.full((shape.rows, shape.columns), np.nan, dtype)
     call_named(
-        gemm.gemm_tile, dtype, shape, a=a, b=b, ldb=shape.columns, c=c, ldc=shape.columns, bias=0, depth=2,
+        gemm.gemm_tile, dtype, shape, a=a, lda=0, b=b, ldb=shape.columns, c=c, ldc=shape.columns, bias=0, depth=2,
         rows=shape.rows, columns=shape.columns, accumulate=0,
     )  # fmt: skip
     np.testing.assert_array_equal(c, np.full_like(c, e) ** 2)

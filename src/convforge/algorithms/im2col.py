@@ -11,7 +11,7 @@ them), and the partial sums of a weight gradient at most sixteen times the weigh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod, sqrt
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,8 @@ _LEAST_BLOCKS = 8
 _LEAST_PANELS = 4
 _LEAST_PIXELS = 24
 _MOST_WIDTH = 12
+#: Most items that pack the same weights, each for itself: beyond, it takes less to pack them once and read them back.
+_MOST_PACKINGS = 2
 #: Rows of a panel and most panels of an item where the input is read in place.
 _STREAMED_DEPTH = 8
 _STREAMED_WIDTH = 96
@@ -87,21 +89,32 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
         return _grad_weight(problem, tile, machine)
     stages: list[Stage] = []
     prepare: list[Stage] = []
+    unprepared: Stage | None = None
     packed_bytes = scratch_bytes = 0
     itemsize = problem.itemsize
-    for r in _correlations(problem, pass_, tile, machine):
+    every = _correlations(problem, pass_, tile, machine)
+    for r in every:
         if r.taps == 0:
             stages.append(fill_zero(r))
             continue
         make = _in_pixels if _prefers_pixels(r, tile, itemsize, machine) else _in_panels
-        pack, stage, elements, scratch = make(r, tile, itemsize, machine, buffer("packed", packed_bytes))
-        prepare.append(pack)
-        stages.append(stage)
-        packed_bytes += round_up(elements * itemsize)
-        scratch_bytes = max(scratch_bytes, scratch)
-    return Program(
+        cut = make(r, tile, itemsize, machine, buffer("packed", packed_bytes))
+        prepare.append(cut.pack)
+        stages.append(cut.stage)
+        unprepared = cut.unprepared
+        packed_bytes += round_up(cut.packed * itemsize)
+        scratch_bytes = max(scratch_bytes, cut.scratch_bytes)
+    program = Program(
         dtype=problem.dtype, stages=stages, prepare=prepare, packed_bytes=packed_bytes, scratch_bytes=scratch_bytes
     )
+    if unprepared is None or not _reads_rows(problem, pass_, every):
+        return program
+    return replace(program, unprepared=(unprepared,), contiguous=program.contiguous | {"weight"})
+
+
+def _reads_rows(problem: ConvProblem, pass_: str, every: list[Correlation]) -> bool:
+    """Whether an output channel's weights are taken in the order in which they lie."""
+    return pass_ == "forward" and len(every) == 1 and every[0].kernel == problem.kernel
 
 
 def _correlations(problem: ConvProblem, pass_: str, tile: Tile, machine: Machine) -> list[Correlation]:
@@ -118,10 +131,31 @@ def _correlations(problem: ConvProblem, pass_: str, tile: Tile, machine: Machine
     return result
 
 
-def _in_panels(
-    r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot
-) -> tuple[Stage, Stage, int, int]:
-    """Output pixels in the lanes: the stages that pack and multiply, packed elements, bytes of scratch."""
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """How a correlation is done.
+
+    Attributes
+    ----------
+    pack, packed
+        The stage that packs the weights, and as how many elements.
+    stage
+        The product.
+    unprepared
+        The same of weights as they lie, where that takes less than packing them first.
+    scratch_bytes
+        Of a worker.
+    """
+
+    pack: Stage
+    packed: int
+    stage: Stage
+    unprepared: Stage | None
+    scratch_bytes: int
+
+
+def _in_panels(r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot) -> _Cut:
+    """Output pixels in the lanes."""
     blocks = ceil_div(r.k, tile.rows)
     by_rows = _by_rows(r, tile)
     depth = _depth(r, tile, itemsize, machine)
@@ -129,42 +163,72 @@ def _in_panels(
     spans, splits = _spans(r, tile, width, by_rows), _splits(r, tile, machine, width, by_rows)
     stage = Stage(
         "im2col_forward",
-        {**input_fields(r), "packed": packed, "bias": bias_field(r), **output_fields(r), **geometry(r),
+        {**input_fields(r), "packed": packed, "unpacked": 0, "bias": bias_field(r), **output_fields(r), **geometry(r),
          "depth": depth, "splits": splits, "by_rows": int(by_rows), "width": width},
         r.n * r.groups * splits * spans,
     )  # fmt: skip
     panel = depth * tile.columns + tile.lanes
     reals = width * panel + tile.rows * tile.columns + _stripe(r, tile, width, by_rows) + tile.lanes
     integers = width * (_PLACE_INTEGERS + tile.columns * _RUN_INTEGERS) + r.taps
-    pack = _pack("pack_weight", r, packed, blocks)
-    return pack, stage, r.groups * blocks * tile.rows * r.c * r.taps, 8 * integers + reals * itemsize + ALIGNMENT
+    return _Cut(
+        pack=_pack("pack_weight", r, packed, blocks),
+        packed=r.groups * blocks * tile.rows * r.c * r.taps,
+        stage=stage,
+        unprepared=replace(stage, args={**stage.args, "packed": r.weight.address, "unpacked": 1}),
+        scratch_bytes=8 * integers + reals * itemsize + ALIGNMENT,
+    )
 
 
-def _in_pixels(
-    r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot
-) -> tuple[Stage, Stage, int, int]:
-    """Output channels in the lanes, likewise."""
+def _in_pixels(r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot) -> _Cut:
+    """Output channels in the lanes."""
     vectors = ceil_div(r.k, tile.lanes)
-    panels = ceil_div(vectors, tile.vectors)
+    least = _least_shares(r, tile, itemsize, machine)
+    items = ceil_div(_least_items(machine), max(1, r.n) * r.groups)
+    shares = max(least, min(items, r.pixels // _LEAST_PIXELS))
+    stage, scratch_bytes = _pixel_stage(r, tile, itemsize, machine, packed, shares)
+    unprepared = None
+    if r.n * least <= _MOST_PACKINGS:
+        # each item packs its weights, so items share as few as they can
+        unprepared, more = _pixel_stage(r, tile, itemsize, machine, r.weight.address, least, unpacked=True)
+        scratch_bytes = max(scratch_bytes, more)
+    return _Cut(
+        pack=_pack("pack_columns", r, packed, ceil_div(vectors, tile.vectors)),
+        packed=r.groups * vectors * tile.lanes * r.c * r.taps,
+        stage=stage,
+        unprepared=unprepared,
+        scratch_bytes=scratch_bytes,
+    )
+
+
+def _least_shares(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
+    """Ranges of pixels whose lowered input stays in the second cache."""
     depth = _depth(r, tile, itemsize, machine)
-    cut = _cut_pixels(r, tile, itemsize, machine, depth)
+    return ceil_div(r.pixels, max(1, machine.l2 * 3 // 8 // (depth * itemsize)))
+
+
+def _pixel_stage(
+    r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot, shares: int, *, unpacked: bool = False
+) -> tuple[Stage, int]:
+    """The product with channels in the lanes and ``shares`` ranges of pixels, and its bytes of scratch."""
+    panels = ceil_div(ceil_div(r.k, tile.lanes), tile.vectors)
+    depth = _depth(r, tile, itemsize, machine)
+    cut = _cut_pixels(r, tile, itemsize, machine, shares)
     # sums that wait for more taps stay in the second cache
     held = panels if depth >= r.c * r.taps else max(1, machine.l2 // 4 // (cut.most * tile.columns * itemsize))
-    wanted = min(ceil_div(_least_items(machine), max(1, r.n) * r.groups * cut.shares), panels // _LEAST_PANELS)
+    wanted = min(ceil_div(_least_items(machine), max(1, r.n) * r.groups * shares), panels // _LEAST_PANELS)
     splits = min(panels, max(wanted, ceil_div(panels, held)))
     stage = Stage(
         "im2col_pixels",
-        {**input_fields(r), "packed": packed, "bias": bias_field(r), **output_fields(r), **geometry(r),
-         "depth": depth, "splits": splits, "shares": cut.shares, "by_rows": int(cut.by_rows),
+        {**input_fields(r), "packed": packed, "unpacked": int(unpacked), "bias": bias_field(r), **output_fields(r),
+         **geometry(r), "depth": depth, "splits": splits, "shares": shares, "by_rows": int(cut.by_rows),
          "channels": cut.channels},
-        r.n * r.groups * splits * cut.shares,
+        r.n * r.groups * splits * shares,
     )  # fmt: skip
     reals = cut.tiles * (depth * tile.rows + 2 * tile.lanes) + cut.stripes + tile.lanes
     waiting = 1 if depth >= r.c * r.taps else ceil_div(panels, splits)
-    reals += (waiting * cut.most + tile.lanes) * tile.columns
+    reals += (waiting * cut.most + tile.lanes) * tile.columns + (depth * tile.columns if unpacked else 0)
     integers = cut.most + cut.tiles + 1 + cut.channels * r.taps
-    pack = _pack("pack_columns", r, packed, panels)
-    return pack, stage, r.groups * vectors * tile.lanes * r.c * r.taps, 8 * integers + reals * itemsize + ALIGNMENT
+    return stage, 8 * integers + reals * itemsize + ALIGNMENT
 
 
 def _pack(kernel: str, r: Correlation, packed: Slot, blocks: int) -> Stage:
@@ -222,12 +286,10 @@ def _idle(vectors: int, tile: Tile) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _PixelCut:
-    """How output pixels are cut up where channels are in the lanes.
+    """How a share of the output pixels is cut up where channels are in the lanes.
 
     Attributes
     ----------
-    shares
-        Ranges of pixels, each an item of its own.
     by_rows
         Whether shares and tiles end with the rows of pixels: a tile then reads neighbours.
     most, tiles
@@ -238,7 +300,6 @@ class _PixelCut:
         Elements of the padded input of as many channels under a share.
     """
 
-    shares: int
     by_rows: bool
     most: int
     tiles: int
@@ -246,9 +307,9 @@ class _PixelCut:
     stripes: int
 
 
-def _cut_pixels(r: Correlation, tile: Tile, itemsize: int, machine: Machine, depth: int) -> _PixelCut:
+def _cut_pixels(r: Correlation, tile: Tile, itemsize: int, machine: Machine, shares: int) -> _PixelCut:
     oh, ow = r.output
-    shares, row_tiles = _shares(r, depth, itemsize, machine), ceil_div(ow, tile.rows)
+    row_tiles = ceil_div(ow, tile.rows)
     # tiles of half the height would take as long as whole ones
     by_rows = not _plain(r) and shares <= oh and ow // row_tiles > tile.rows // 2
     if by_rows:
@@ -260,7 +321,7 @@ def _cut_pixels(r: Correlation, tile: Tile, itemsize: int, machine: Machine, dep
     stripe = _stripe_of(r, tile, rows, ow) + 2 * ALIGNMENT // itemsize + tile.lanes
     fitting = machine.l1 // 2 // (stripe * itemsize)
     channels = max(1, min(_LISTED_TAPS // r.taps, r.c if _plain(r) else min(r.c, fitting)))
-    return _PixelCut(shares, by_rows, round_up(pixels, tile.lanes), tiles, channels, channels * stripe)
+    return _PixelCut(by_rows, round_up(pixels, tile.lanes), tiles, channels, channels * stripe)
 
 
 def _plain(r: Correlation) -> bool:
@@ -271,12 +332,6 @@ def _plain(r: Correlation) -> bool:
 def _streams(r: Correlation, tile: Tile) -> bool:
     """Whether panels of input serve one block of output channels: they need no copy."""
     return _plain(r) and r.k <= tile.rows
-
-
-def _shares(r: Correlation, depth: int, itemsize: int, machine: Machine) -> int:
-    """Ranges of pixels whose input, as far as ``depth`` taps read it, stays in the second cache; enough for threads."""
-    fitting = ceil_div(r.pixels, max(1, machine.l2 * 3 // 8 // (depth * itemsize)))
-    return max(fitting, min(ceil_div(_least_items(machine), max(1, r.n) * r.groups), r.pixels // _LEAST_PIXELS))
 
 
 def _depth(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
@@ -378,7 +433,7 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
     """Whole tiles near the peak, the lowering, and the weights' way through memory, one after the other."""
     assert isinstance(problem, ConvProblem)
     p, tile = problem, machine.tile(problem.dtype)
-    flops, packed = 0.0, float(p.weight_bytes)
+    flops, packed, packings = 0.0, float(p.weight_bytes), 0.0
     if pass_ == "grad_weight":
         k, taps, pixels = p.k // p.groups, p.c // p.groups * prod(p.kernel), prod(p.output)
         panels = ceil_div(pixels, _MOST_PIXELS)
@@ -389,12 +444,24 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
         every = _correlations(p, pass_, tile, machine)
         flops += sum(_flops(r, tile, p.itemsize, machine) for r in every)
         packed *= max(1, sum(r.taps for r in every) / prod(p.kernel))
+        if mode == "functional":
+            packings = _packings(p, pass_, every, tile, machine)
     memory = packed / (machine.bandwidth * (_CACHED if packed < machine.l3 // 2 else 1))
     if pass_ != "grad_weight":
         written = p.k * prod(p.output) if pass_ == "forward" else p.c * prod(p.input)
         memory += _OUTPUT_SECONDS * p.n * written * p.itemsize
-    packing = packed * _PACK_SECONDS if mode == "functional" and pass_ != "grad_weight" else 0.0
+    packing = packings * packed * _PACK_SECONDS
     return flops / (_EFFICIENCY * machine.peak(p.dtype)) + memory + packing + _CALL_SECONDS
+
+
+def _packings(p: ConvProblem, pass_: str, every: list[Correlation], tile: Tile, machine: Machine) -> float:
+    """How often a call packs its weights: never, or by the items that use them, or in a stage of its own."""
+    if not _reads_rows(p, pass_, every):
+        return 1
+    if not _prefers_pixels(every[0], tile, p.itemsize, machine):
+        return 0
+    times = p.n * _least_shares(every[0], tile, p.itemsize, machine)
+    return times * _NEAR_PACKING if times <= _MOST_PACKINGS else 1
 
 
 def _flops(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> float:
@@ -428,8 +495,9 @@ _CACHED = 3
 _TILE_FMAS = 60
 _TRANSPOSE_STEPS = 20
 _OUTPUT_SECONDS = 1.2e-11
-#: Seconds a byte of the weight takes to pack, and a call.
-_PACK_SECONDS = 1e-10
+#: Seconds a byte of the weight takes to pack, the share of it where an item packs what it uses; seconds of a call.
+_PACK_SECONDS = 8e-11
+_NEAR_PACKING = 0.5
 _CALL_SECONDS = 2e-6
 
 

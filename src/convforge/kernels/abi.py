@@ -18,6 +18,7 @@ GRAD_OUTPUT = ("y", "y_n", "y_k", "y_h")  # the last axis has unit stride
 WEIGHT = ("w", "w_g", "w_k", "w_c", "w_h", "w_w")
 # c and k count the channels of one group; ph and pw pad before and may be negative (a crop)
 GEOMETRY = ("n", "g", "c", "k", "ih", "iw", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw")
+_IM2COL = (*INPUT, "packed", "unpacked", "bias", *OUTPUT, *GEOMETRY, "depth", "splits")
 # u: transformed weight; v: transformed input, a block's every v_step elements; blocks: of tiles; c_block, k_block:
 # channels at a time, k_block a multiple of ROWS
 _WINOGRAD = (
@@ -99,17 +100,18 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "join_phases": ("phases", *OUTPUT, "n", "oh", "ow", "dh", "dw", "rows", "columns"),
     # panels of LANES * VECTORS pixels cover all pixels, or each row of them by itself (by_rows); an item takes at most
     # width of them: a part of such a line, or several lines. items: n * g * splits of the k rows * those; depth: rows
-    # of lowered input at a time
-    "im2col_forward": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "depth", "splits", "by_rows", "width"),
+    # of lowered input at a time; unpacked: weights are not from pack_weight but [g][k][c * kh * kw]
+    "im2col_forward": (*_IM2COL, "by_rows", "width"),
     # the same with output channels in the lanes, of weights from pack_columns, and pixels in the tile's rows: tiles end
     # with the rows of pixels (by_rows) or not. items: g * splits of the panels of channels * n * shares of the pixels;
     # channels: lowered at a time
-    "im2col_pixels": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY, "depth", "splits", "shares", "by_rows", "channels"),
+    "im2col_pixels": (*_IM2COL, "shares", "by_rows", "channels"),
     # partial[parts][g][k][c * kh * kw]; items: parts * g * ceil(c * kh * kw / columns); panel: pixels lowered at a time
     "im2col_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "parts", "columns", "panel"),
     # the register tiles on their own, done once an item. c[rows][columns] = bias per row, 0 without, or c itself to
-    # accumulate; plus a[depth][ROWS] times b[depth][ldb], which is read in whole vectors; columns <= LANES * VECTORS
-    "gemm_tile": ("a", "b", "ldb", "c", "ldc", "bias", "depth", "rows", "columns", "accumulate"),
+    # accumulate; plus a[depth][ROWS], or a[rows][lda] transposed where lda is not 0, times b[depth][ldb], which is read
+    # in whole vectors; columns <= LANES * VECTORS
+    "gemm_tile": ("a", "lda", "b", "ldb", "c", "ldc", "bias", "depth", "rows", "columns", "accumulate"),
     # c[rows][columns] += a[rows][depth] times b[columns][depth] transposed, any numbers of rows and columns
     "dot_tile": ("a", "lda", "b", "ldb", "c", "ldc", "depth", "rows", "columns"),
     # depth rounds of ROWS * VECTORS fused multiply-adds in registers, s = s * out[0] + out[1]; out: as many vectors

@@ -59,6 +59,8 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
     cdef int64_t cuts = ceil_div(line_panels, a.width)
     cdef int64_t stacks = ceil_div(lines, max(a.width // line_panels, <int64_t>1))
     cdef bint flat = a.out_w == 1 and (a.out_h == a.ow or a.oh == 1)
+    # weights that are not packed are rows of taps
+    cdef int64_t lda = taps if a.unpacked else 0, group_weights = (a.k if a.unpacked else blocks * ROWS) * taps
     # scratch: places[width], runs[width * COLUMNS], offsets[area], panels[width][depth * COLUMNS + LANES],
     # sums[ROWS][COLUMNS], stripe
     cdef int64_t panel_step = a.depth * COLUMNS + LANES
@@ -149,7 +151,8 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                     coming = min(a.depth, taps)
             for block in range(first_block, last_block):
                 row = group * a.k + block * ROWS
-                weight = <const real *>a.packed + ((group * blocks + block) * taps + first) * ROWS
+                weight = <const real *>a.packed + group * group_weights + block * ROWS * taps
+                weight += first if a.unpacked else first * ROWS
                 bias = <const real *>a.bias + row if a.bias else NULL
                 out = <real *>a.out + image * a.out_n + row * a.out_k
                 row = a.k - block * ROWS
@@ -163,20 +166,22 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                     fetched = q
                     if copied and single and count % LANES == 0:
                         gemm_rows(
-                            rows, weight, t.x + first * g.x_c + pixel, g.x_c, out + pixel, a.out_k, bias, row, count,
-                            first > 0,
+                            rows, weight, lda, t.x + first * g.x_c + pixel, g.x_c, out + pixel, a.out_k, bias, row,
+                            count, first > 0,
                         )
                     elif copied and block == first_block and count % LANES == 0:
                         gemm_copying(
-                            rows, weight, t.x + first * g.x_c + pixel, g.x_c, packed + panel * panel_step, out + pixel,
-                            a.out_k, bias, row, count, first > 0,
+                            rows, weight, lda, t.x + first * g.x_c + pixel, g.x_c, packed + panel * panel_step,
+                            out + pixel, a.out_k, bias, row, count, first > 0,
                         )
                     elif flat:
-                        gemm_rows(rows, weight, source, COLUMNS, out + pixel, a.out_k, bias, row, count, first > 0)
+                        gemm_rows(
+                            rows, weight, lda, source, COLUMNS, out + pixel, a.out_k, bias, row, count, first > 0,
+                        )
                     else:
                         gemm_rows(
-                            rows, weight, source, COLUMNS, sums, COLUMNS, bias if first == 0 else NULL, row, count,
-                            False,
+                            rows, weight, lda, source, COLUMNS, sums, COLUMNS, bias if first == 0 else NULL, row,
+                            count, False,
                         )
                         scatter_rows(
                             a.ow, a.out_k, a.out_h, a.out_w, sums, min(row, <int64_t>ROWS), out, pixel, count,

@@ -61,6 +61,24 @@ cdef void store_pixels(
         channel += LANES
 
 
+cdef inline void pack_panel(
+    const real *w, int64_t pitch, int64_t taps, int64_t channels, real *packed, int64_t width,
+) noexcept nogil:
+    """packed[taps][width] = w[channel * pitch + tap], zero for channels past the last one."""
+    cdef int64_t tap = 0, count, channel
+    # taps at a time: the lines that the vectors of a panel share stay in the first cache
+    while tap < taps:
+        count = min(taps - tap, <int64_t>16 * LANES)
+        channel = 0
+        while channel < width:
+            pack_block(
+                LANES, w + channel * pitch + tap, pitch, 1, 1, 1, count, 1, 1, min(channels - channel, <int64_t>LANES),
+                packed + tap * width + channel, width,
+            )
+            channel += LANES
+        tap += count
+
+
 cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const im2col_pixels_args *a = <const im2col_pixels_args *>args
     cdef taps_source source
@@ -73,7 +91,8 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
     cdef int64_t most = ceil_div(ceil_div(units, a.shares) * unit, LANES) * LANES
     cdef int64_t most_tiles = ceil_div(units, a.shares) * row_tiles if a.by_rows else ceil_div(most, ROWS)
     # scratch: starts[most], tops[tiles + 1], offsets[channels * area], lowered[tiles][depth * ROWS + 2 * LANES],
-    # sums[panels of a split, or 1][most][COLUMNS], block[LANES][COLUMNS], stripes of some channels
+    # sums[panels of a split, or 1][most][COLUMNS], block[LANES][COLUMNS], where weights are not packed
+    # panel[depth][COLUMNS], stripes of some channels
     cdef int64_t *starts = <int64_t *>scratch
     cdef int64_t *tops = starts + most
     source.offsets = tops + most_tiles + 1
@@ -82,13 +101,15 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
     cdef int64_t tile_step = a.depth * ROWS + 2 * LANES
     cdef real *sums = lowered + most_tiles * tile_step
     cdef real *transposed = sums + (ceil_div(panels, a.splits) if a.depth < taps else 1) * most * COLUMNS
-    source.striped = <real *>aligned(scratch, transposed + LANES * COLUMNS)
+    cdef real *packed = transposed + LANES * COLUMNS
+    source.striped = <real *>aligned(scratch, packed + (a.depth * COLUMNS if a.unpacked else 0))
     cdef int64_t item, pixel, split, group, image, count, first_panel, last_panel, panel, first, rows, p, h, w
     cdef int64_t tiles, t, row, vector, width, step, i, channel, tap, listed = a.channels * area
     cdef const real *ahead
     cdef const real *read
     cdef const real *weight
     cdef const real *weights
+    cdef int64_t group_weights = (a.k if a.unpacked else vectors * LANES) * taps
     cdef real *panel_sums
     for item in range(begin, end):
         # images and shares innermost: they use the same weights
@@ -101,7 +122,7 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
         first_panel = panels * split // a.splits
         last_panel = panels * (split + 1) // a.splits
         source.x = <const real *>a.x + image * a.x_n + group * a.c * a.x_c
-        weights = <const real *>a.packed + group * vectors * LANES * taps
+        weights = <const real *>a.packed + group * group_weights
         aim(&source, pixel, count)
         repeat_taps(source.offsets, area, a.channels, channel_step(&source))
         h = 0
@@ -138,11 +159,14 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
             for panel in range(first_panel, last_panel):
                 vector = vectors * panel // panels
                 width = (vectors * (panel + 1) // panels - vector) * LANES
-                weight = weights + vector * LANES * taps + first * width
+                weight = weights + vector * LANES * taps + (first if a.unpacked else first * width)
                 panel_sums = sums + (panel - first_panel) * most * COLUMNS if a.depth < taps else sums
                 # each tile fetches its share of the next panel's weights
                 ahead = weight + taps * width
                 step = ceil_div(width, tiles)
+                if a.unpacked:
+                    pack_panel(weight, taps, rows, min(width, a.k - vector * LANES), packed, width)
+                    weight = packed
                 for t in range(tiles):
                     gemm_ahead(
                         rows, lowered + t * tile_step, weight, width, ahead + t * rows * step, step,

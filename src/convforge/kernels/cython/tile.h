@@ -16,15 +16,21 @@
 
 /* sums[row][column] = sum over p < depth of a[p][row] * b[p][column].
  *
- * a is [depth][ROWS], b [depth][ldb] and read in whole vectors; of them, tile_rows <= ROWS rows and some vectors count.
- * Where copy is not NULL, copy[depth][COLUMNS] receives what was read of b. From ahead on, ahead_step elements in each
- * step, what will be needed later is fetched: it comes from far, and the CPU's own prefetching stops at each page. */
+ * a is [depth][ROWS] or, by_row, [rows][lda], b [depth][ldb] and read in whole vectors; of them, tile_rows <= ROWS
+ * rows and some vectors count. Where copy is not NULL, copy[depth][COLUMNS] receives what was read of b. From ahead on,
+ * ahead_step elements in each step, what will be needed later is fetched: it comes from far, and the CPU's own
+ * prefetching stops at each page. */
 VEC_FUNCTION void outer_sums(
-    int tile_rows, int vectors, int64_t depth, const real *a, const real *b, int64_t ldb, real *copy, const real *ahead,
-    int64_t ahead_step, vec sums[ROWS][VECTORS])
+    int tile_rows, int vectors, int by_row, int64_t depth, const real *a, int64_t lda, int64_t rows, const real *b,
+    int64_t ldb, real *copy, const real *ahead, int64_t ahead_step, vec sums[ROWS][VECTORS])
 {
     vec row[VECTORS];
+    const real *from[ROWS];
     int64_t p = 0;
+    /* rows past the last one repeat it, and their sums are dropped */
+    TILE_UNROLL
+    for (int i = 0; i < tile_rows; i++)
+        from[i] = by_row ? a + (i < rows ? i : rows - 1) * lda : a + i;
     TILE_UNROLL
     for (int i = 0; i < tile_rows; i++)
         TILE_UNROLL
@@ -38,8 +44,10 @@ VEC_FUNCTION void outer_sums(
             for (int64_t fetched = line; fetched < TILE_BY_HAND * ahead_step; fetched += line)
                 vec_prefetch(ahead + fetched);
             ahead += TILE_BY_HAND * ahead_step;
-            tile_by_hand(a, b, ldb, sums);
-            a += TILE_BY_HAND * ROWS;
+            if (by_row)
+                rows_by_hand(a + p, lda, b, ldb, sums);
+            else
+                tile_by_hand(a + p * ROWS, b, ldb, sums);
             b += TILE_BY_HAND * ldb;
         }
     }
@@ -55,12 +63,11 @@ VEC_FUNCTION void outer_sums(
         }
         TILE_UNROLL
         for (int i = 0; i < tile_rows; i++) {
-            vec scale = vec_broadcast(a[i]);
+            vec scale = vec_broadcast(from[i][by_row ? p : p * ROWS]);
             TILE_UNROLL
             for (int j = 0; j < vectors; j++)
                 sums[i][j] = vec_fma(scale, row[j], sums[i][j]);
         }
-        a += ROWS;
         b += ldb;
     }
 }
@@ -70,12 +77,13 @@ VEC_FUNCTION void outer_sums(
  * rows <= tile_rows and columns <= vectors * LANES may be fewer than the tile has, and only those are written. The
  * tile's size is a constant of each call. */
 VEC_FUNCTION void outer_tile(
-    int tile_rows, int vectors, int64_t depth, const real *a, const real *b, int64_t ldb, real *copy, const real *ahead,
-    int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
+    int tile_rows, int vectors, int by_row, int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb,
+    real *copy, const real *ahead, int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows,
+    int64_t columns, int accumulate)
 {
     vec sums[ROWS][VECTORS], row[VECTORS];
     int64_t last = (vectors - 1) * LANES;
-    outer_sums(tile_rows, vectors, depth, a, b, ldb, copy, ahead, ahead_step, sums);
+    outer_sums(tile_rows, vectors, by_row, depth, a, lda, rows, b, ldb, copy, ahead, ahead_step, sums);
     /* bias and c are added last, while nothing else needs registers */
     TILE_UNROLL
     for (int i = 0; i < tile_rows; i++) {
@@ -101,11 +109,13 @@ VEC_FUNCTION void outer_tile(
 }
 
 VEC_FUNCTION void outer_tile_of(
-    int tile_rows, int64_t depth, const real *a, const real *b, int64_t ldb, real *copy, const real *ahead,
-    int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
+    int tile_rows, int by_row, int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *copy,
+    const real *ahead, int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns,
+    int accumulate)
 {
 #define OUTER_TILE(vectors)                                                                                            \
-    outer_tile(tile_rows, vectors, depth, a, b, ldb, copy, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate)
+    outer_tile(tile_rows, vectors, by_row, depth, a, lda, b, ldb, copy, ahead, ahead_step, c, ldc, bias, rows,         \
+               columns, accumulate)
     if (columns > 2 * LANES)
         OUTER_TILE(3);
     else if (columns > LANES)
@@ -117,12 +127,13 @@ VEC_FUNCTION void outer_tile_of(
 
 /* outer_tile for any rows, of which it does at most ROWS, and at most COLUMNS columns: the tile is as low as the rows,
  * down to half of the whole one. */
-static TILE_APART void gemm_ahead(
-    int64_t depth, const real *a, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step, real *c,
-    int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
+VEC_FUNCTION void gemm(
+    int by_row, int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, const real *ahead,
+    int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
 #define OUTER_TILE(tile_rows)                                                                                          \
-    outer_tile_of(tile_rows, depth, a, b, ldb, NULL, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate)
+    outer_tile_of(tile_rows, by_row, depth, a, lda, b, ldb, NULL, ahead, ahead_step, c, ldc, bias, rows, columns,      \
+                  accumulate)
     if (rows >= ROWS)
         OUTER_TILE(ROWS);
     else if (rows == ROWS - 1)
@@ -138,21 +149,44 @@ static TILE_APART void gemm_ahead(
 #undef OUTER_TILE
 }
 
-/* The same with weights in a. */
-VEC_FUNCTION void gemm_rows(
-    int64_t depth, const real *a, const real *b, int64_t ldb, real *c, int64_t ldc, const real *bias, int64_t rows,
-    int64_t columns, int accumulate)
+static TILE_APART void gemm_ahead(
+    int64_t depth, const real *a, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step, real *c,
+    int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
-    gemm_ahead(depth, a, b, ldb, a + 256 * ROWS, ROWS, c, ldc, bias, rows, columns, accumulate);
+    gemm(0, depth, a, 0, b, ldb, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate);
+}
+
+/* The same of a[rows][lda]; what is fetched ahead are the rows below. */
+static TILE_APART void gemm_by_row(
+    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc, const real *bias,
+    int64_t rows, int64_t columns, int accumulate)
+{
+    gemm(1, depth, a, lda, b, ldb, a + ROWS * lda, ROWS, c, ldc, bias, rows, columns, accumulate);
+}
+
+/* The same of weights, in blocks of rows (lda is 0) or as they lie. */
+VEC_FUNCTION void gemm_rows(
+    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc, const real *bias,
+    int64_t rows, int64_t columns, int accumulate)
+{
+    if (lda == 0)
+        gemm_ahead(depth, a, b, ldb, a + 256 * ROWS, ROWS, c, ldc, bias, rows, columns, accumulate);
+    else
+        gemm_by_row(depth, a, lda, b, ldb, c, ldc, bias, rows, columns, accumulate);
 }
 
 /* The same for whole blocks of rows, and copy[depth][COLUMNS] = b: waiting for far away rows is hidden behind the
  * multiplications. */
 static TILE_APART void gemm_copying(
-    int64_t depth, const real *a, const real *b, int64_t ldb, real *copy, real *c, int64_t ldc, const real *bias,
-    int64_t rows, int64_t columns, int accumulate)
+    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *copy, real *c, int64_t ldc,
+    const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
-    outer_tile_of(ROWS, depth, a, b, ldb, copy, a + 256 * ROWS, ROWS, c, ldc, bias, rows, columns, accumulate);
+    if (lda == 0)
+        outer_tile_of(
+            ROWS, 0, depth, a, 0, b, ldb, copy, a + 256 * ROWS, ROWS, c, ldc, bias, rows, columns, accumulate);
+    else
+        outer_tile_of(
+            ROWS, 1, depth, a, lda, b, ldb, copy, a + ROWS * lda, ROWS, c, ldc, bias, rows, columns, accumulate);
 }
 
 /* The tile for several blocks of rows and whole vectors: c[row][columns] = sum over p < depth of
@@ -162,7 +196,7 @@ VEC_FUNCTION void sweep_tiles(
 {
     for (int64_t block = 0; block < blocks; block++) {
         vec sums[ROWS][VECTORS];
-        outer_sums(ROWS, vectors, depth, a, b, vectors * LANES, NULL, a + 256 * ROWS, ROWS, sums);
+        outer_sums(ROWS, vectors, 0, depth, a, 0, ROWS, b, vectors * LANES, NULL, a + 256 * ROWS, ROWS, sums);
         TILE_UNROLL
         for (int i = 0; i < ROWS; i++)
             TILE_UNROLL

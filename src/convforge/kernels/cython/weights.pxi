@@ -4,7 +4,10 @@ cdef inline void pack_block(
     int tile_rows, const real *w, int64_t w_k, int64_t w_c, int64_t w_h, int64_t w_w, int64_t c, int64_t kh, int64_t kw,
     int64_t rows, real *packed, int64_t pitch,
 ) noexcept nogil:
-    """packed[c * kh * kw][pitch], of which tile_rows channels are written: those from ``rows`` on are zero."""
+    """packed[c * kh * kw][pitch], of which tile_rows channels are written: those from ``rows`` on are zero.
+
+    Where there are not LANES of them, they are all that packed holds (``pitch`` is tile_rows).
+    """
     cdef vec block[LANES + ROWS]
     cdef real rest[(LANES + ROWS) * LANES]
     cdef int64_t p = 0, taps = c * kh * kw, i, j, channel, row
@@ -12,27 +15,23 @@ cdef inline void pack_block(
     cdef const real *tap
     if (kw == 1 or w_w == 1) and (kh == 1 or w_h == kw) and (c == 1 or w_c == kh * kw):
         # each channel's taps lie in one piece
-        while p < taps:
-            if rows >= tile_rows and p + LANES <= taps:
-                for r in range(tile_rows):
-                    block[r] = vec_load(w + r * w_k + p)
-            else:
-                for r in range(tile_rows):
-                    block[r] = vec_load_partial(w + r * w_k + p, taps - p) if r < rows else vec_zero()
+        while rows >= tile_rows and p + LANES <= taps:
+            for r in range(tile_rows):
+                block[r] = vec_load(w + r * w_k + p)
             vec_transpose(tile_rows, block)
-            if pitch == tile_rows and p + LANES <= taps:
-                for r in range(tile_rows):
-                    vec_store(packed + p * tile_rows + r * LANES, block[r])
-            elif tile_rows == LANES:
-                for r in range(LANES):
-                    if p + r < taps:
-                        vec_store(packed + (p + r) * pitch, block[r])
-            else:
-                for r in range(tile_rows):
-                    vec_store(rest + r * LANES, block[r])
-                for i in range(min(taps - p, <int64_t>LANES)):
-                    for row in range(tile_rows):
-                        packed[(p + i) * pitch + row] = rest[i * tile_rows + row]
+            for r in range(tile_rows):
+                vec_store(packed + r * (pitch if tile_rows == LANES else LANES), block[r])
+            packed += LANES * pitch
+            p += LANES
+        while p < taps:
+            for r in range(tile_rows):
+                block[r] = vec_load_partial(w + r * w_k + p, taps - p) if r < rows else vec_zero()
+            vec_transpose(tile_rows, block)
+            for r in range(tile_rows):
+                vec_store(rest + r * LANES, block[r])
+            for i in range(min(taps - p, <int64_t>LANES)):
+                memcpy(packed + i * pitch, rest + i * tile_rows, tile_rows * sizeof(real))
+            packed += LANES * pitch
             p += LANES
         return
     for channel in range(c):

@@ -73,10 +73,13 @@ def im2col_forward(target: Target) -> Callable[..., None]:
         ih, iw, kh, kw, sh, sw = args[f.ih], args[f.iw], args[f.kh], args[f.kw], args[f.sh], args[f.sw]
         ph, pw, dh, dw = args[f.ph], args[f.pw], args[f.dh], args[f.dw]
         x_c, x_h, out_k = args[f.x_c], args[f.x_h], args[f.out_k]
-        depth, splits, item_width = args[f.depth], args[f.splits], args[f.width]
+        unpacked, depth, splits, item_width = args[f.unpacked] != 0, args[f.depth], args[f.splits], args[f.width]
         area, pixels = kh * kw, oh * ow
         taps = c * area
         blocks = (k + tile_rows - 1) // tile_rows
+        # weights that are not packed are rows of taps
+        lda = taps if unpacked else 0
+        group_weights = taps * (k if unpacked else blocks * tile_rows)
         flat = args[f.out_w] == 1 and (args[f.out_h] == ow or oh == 1)
         row_pixels = ow
         if area * sh * sw == 1 and ph == 0 and pw == 0 and ih == oh and iw == ow and x_h == iw:
@@ -185,7 +188,8 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                         coming_x = v.advance(x, end_pixel)
                 for block in range(first_block, last_block):
                     row = block * tile_rows
-                    weight = v.advance(v.pointer(args[f.packed]), ((group * blocks + block) * taps + first) * tile_rows)
+                    at_weight = group * group_weights + row * taps + first * (1 if unpacked else tile_rows)
+                    weight = v.advance(v.pointer(args[f.packed]), at_weight)
                     bias = 0 if args[f.bias] == 0 else args[f.bias] + (group * k + row) * v.itemsize
                     out = v.advance(v.pointer(args[f.out]), image * args[f.out_n] + (group * k + row) * out_k)
                     for panel in range(panels):
@@ -197,22 +201,22 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                         fetched = due
                         if copied and single and count % lanes == 0:
                             gemm(
-                                last - first, weight, v.advance(x, first * x_c + pixel), x_c, v.advance(out, pixel),
-                                out_k, bias, k - row, count, first > 0,
+                                last - first, weight, lda, v.advance(x, first * x_c + pixel), x_c,
+                                v.advance(out, pixel), out_k, bias, k - row, count, first > 0,
                             )  # fmt: skip
                         elif copied and block == first_block and count % lanes == 0:
                             copying_gemm(
-                                last - first, weight, v.advance(x, first * x_c + pixel), x_c, source,
+                                last - first, weight, lda, v.advance(x, first * x_c + pixel), x_c, source,
                                 v.advance(out, pixel), out_k, bias, k - row, count, first > 0,
                             )  # fmt: skip
                         elif flat:
                             gemm(
-                                last - first, weight, source, tile_columns, v.advance(out, pixel), out_k, bias, k - row,
-                                count, first > 0,
+                                last - first, weight, lda, source, tile_columns, v.advance(out, pixel), out_k, bias,
+                                k - row, count, first > 0,
                             )  # fmt: skip
                         else:
                             gemm(
-                                last - first, weight, source, tile_columns, sums, tile_columns,
+                                last - first, weight, lda, source, tile_columns, sums, tile_columns,
                                 bias if first == 0 else 0, k - row, count, False,
                             )  # fmt: skip
                             scatter(

@@ -9,6 +9,7 @@ from convforge.kernels.numba.gemm import gemm_ahead, transposed
 from convforge.kernels.numba.generate import define
 from convforge.kernels.numba.im2col_scatter import scattering
 from convforge.kernels.numba.taps_source import taps_source
+from convforge.kernels.numba.weights import packing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
     most_vectors = target.vectors
     f = abi.fields("im2col_pixels")
     source, gemm, scatter = taps_source(target), gemm_ahead(target), scattering(target)
+    pack_block = packing(target, lanes)
     aim, channel_step, read_channels = source.aim, source.channel_step, source.read_channels
     list_taps, repeat_taps = source.list_taps, source.repeat_taps
 
@@ -75,12 +77,23 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
                 store_block(block, biases, transposed_sums, width, rows, lanes)
                 scatter(transposed_sums, rows, to, out_k, out_h, out_w, ow, pixel + row, min(count - row, lanes), False)
 
+    @target.jit
+    def pack_panel(w, pitch, taps, channels, packed, columns):
+        # packed[taps][columns] = w[channel * pitch + tap], zero for channels past the last one; taps at a time, so that
+        # the lines that the vectors of a panel share stay in the first cache
+        for tap in range(0, taps, 16 * lanes):
+            for channel in range(0, columns, lanes):
+                pack_block(
+                    v.advance(w, channel * pitch + tap), pitch, 1, 1, 1, min(taps - tap, 16 * lanes), 1, 1,
+                    min(channels - channel, lanes), v.advance(packed, tap * columns + channel), columns,
+                )  # fmt: skip
+
     def kernel(args, scratch, begin, end):
         n, c, k, oh, ow = args[f.n], args[f.c], args[f.k], args[f.oh], args[f.ow]
         ih, iw, kh, kw, sh, sw = args[f.ih], args[f.iw], args[f.kh], args[f.kw], args[f.sh], args[f.sw]
         ph, pw, dh, dw = args[f.ph], args[f.pw], args[f.dh], args[f.dw]
         x_c, x_h, out_k = args[f.x_c], args[f.x_h], args[f.out_k]
-        depth, splits, shares = args[f.depth], args[f.splits], args[f.shares]
+        unpacked, depth, splits, shares = args[f.unpacked] != 0, args[f.depth], args[f.splits], args[f.shares]
         area, pixels = kh * kw, oh * ow
         taps = c * area
         row_pixels = ow
@@ -103,7 +116,7 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
         flat = args[f.out_w] == 1 and (args[f.out_h] == ow or oh == 1)
         # scratch: starts[most], tops[tiles + 1], offsets[channels * area],
         # lowered[tiles][depth * tile_rows + 2 * LANES], sums[panels of a split, or 1][most][columns of a tile],
-        # block[LANES][columns], stripes of some channels
+        # block[LANES][columns], where weights are not packed panel[depth][columns], stripes of some channels
         starts = v.pointer_int64(scratch)
         tops = v.advance(starts, most)
         offsets = v.advance(tops, most_tiles + 1)
@@ -112,8 +125,10 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
         tile_step = depth * tile_rows + 2 * lanes
         sums = v.advance(lowered, most_tiles * tile_step)
         block_sums = v.advance(sums, waiting * most * width)
+        panel_weights = v.advance(block_sums, lanes * width)
         taken = 8 * (most + most_tiles + 1 + listed)
         taken += (most_tiles * tile_step + (waiting * most + lanes) * width) * v.itemsize
+        taken += depth * width * v.itemsize if unpacked else 0
         stripe = v.pointer(scratch + (taken + 63) // 64 * 64)
         phases = sw if kw > 1 else 1
         row_step = 1 if kh > 1 else sh
@@ -129,7 +144,7 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
             split = group_split - group * splits
             first_panel, last_panel = panels * split // splits, panels * (split + 1) // splits
             x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + group * c * x_c)
-            packed = v.advance(v.pointer(args[f.packed]), group * vectors * lanes * taps)
+            weights = v.advance(v.pointer(args[f.packed]), group * taps * (k if unpacked else vectors * lanes))
             top, left, rows, pitch, inside = aim(
                 row_pixels, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, row_step, pixel, count
             )
@@ -181,14 +196,19 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
                 for panel in range(first_panel, last_panel):
                     vector = vectors * panel // panels
                     columns = (vectors * (panel + 1) // panels - vector) * lanes
-                    weight = v.advance(packed, vector * taps * lanes + first * columns)
+                    weight = v.advance(weights, vector * taps * lanes + first * (1 if unpacked else columns))
+                    ahead = v.advance(weight, taps * columns)
+                    if unpacked:
+                        channels_left = min(columns, k - vector * lanes)
+                        pack_panel(weight, taps, last - first, channels_left, panel_weights, columns)
+                        weight = panel_weights
                     panel_sums = v.advance(sums, (panel - first_panel) * most * width if depth < taps else 0)
                     # each tile fetches its share of the next panel's weights
                     step = (columns + tiles - 1) // tiles
                     for tile in range(tiles):
                         gemm(
-                            last - first, v.advance(lowered, tile * tile_step), weight, columns,
-                            v.advance(weight, taps * columns + tile * (last - first) * step), step,
+                            last - first, v.advance(lowered, tile * tile_step), 0, weight, columns,
+                            v.advance(ahead, tile * (last - first) * step), step,
                             v.advance(panel_sums, tops[tile] * width), width, 0, tops[tile + 1] - tops[tile], columns,
                             first > 0,
                         )  # fmt: skip

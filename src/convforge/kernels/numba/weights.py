@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _SUM_BLOCK = 1024
 
 
-def _pack_block(target: Target, tile_rows: int) -> Inner:
+def packing(target: Target, tile_rows: int) -> Inner:
     """Make ``pack_block(w, w_k, w_c, w_h, w_w, c, kh, kw, rows, packed, pitch)``.
 
     packed[c * kh * kw][pitch], of which tile_rows channels are written: those from ``rows`` on are zero.
@@ -76,7 +76,7 @@ def pack_weight(target: Target) -> Callable[..., None]:
     """Weights as columns of ROWS output channels, tap after tap."""
     v, tile_rows = target.v, target.rows
     f = abi.fields("pack_weight")
-    pack_block = _pack_block(target, tile_rows)
+    pack_block = packing(target, tile_rows)
 
     def kernel(args, scratch, begin, end):
         k, c, kh, kw = args[f.k], args[f.c], args[f.kh], args[f.kw]
@@ -98,7 +98,7 @@ def pack_columns(target: Target) -> Callable[..., None]:
     """Weights as rows of output channels, tap after tap, for panels of at most VECTORS vectors of them."""
     v, lanes, most = target.v, target.lanes, target.vectors
     f = abi.fields("pack_columns")
-    pack_block = _pack_block(target, lanes)
+    pack_block = packing(target, lanes)
 
     def kernel(args, scratch, begin, end):
         k, c, kh, kw = args[f.k], args[f.c], args[f.kh], args[f.kw]

@@ -154,7 +154,7 @@ def _grad_multiply(filtering: Filtering, target: Target) -> Callable[..., None]:
                     depth = tiles * (part + 1) // parts - tile
                     for row in range(0, k, tile_rows):
                         gemm(
-                            depth, v.advance(packed_y, row * pitch + tile * tile_rows),
+                            depth, v.advance(packed_y, row * pitch + tile * tile_rows), 0,
                             v.advance(packed_x, tile * width), width, v.advance(s, row * c + first), c, 0,
                             min(k - row, tile_rows), min(width, c - first), args[f.block] + part > 0,
                         )  # fmt: skip
