@@ -2,7 +2,9 @@
 
 Numba types the function and writes LLVM IR; :class:`Inner` functions are always inlined. Numba's own back end would
 optimise and assemble every one of them by itself, twice, and add wrappers for Python: here the whole kernel is
-optimised once and becomes one C function without references to Python.
+optimised once and becomes one C function without references to Python. What is left of the time is Numba's front end,
+of which a third went into typing the same calls of operators again and again, and a fifth into passes for what kernels
+do not have: closures, ``with``, array expressions.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from llvmlite import binding as llvm
 from llvmlite import ir
-from numba.core import codegen, cpu, types
-from numba.core.compiler import Flags, compile_extra
+from numba.core import codegen, cpu, typed_passes, types, untyped_passes
+from numba.core.compiler import CompilerBase, Flags, compile_extra
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.compiler_machinery import PassManager
 from numba.core.datamodel import models
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import signature
@@ -125,6 +128,54 @@ class _Codegen(codegen.AOTCPUCodegen):
     _library_class = _Library
 
 
+class _Typing:
+    """Numba's rules of types; what they made of a call of an operator or an intrinsic is not worked out again."""
+
+    def __init__(self, rules: Any) -> None:
+        self._rules = rules
+        self._resolved: dict[tuple[Any, tuple[types.Type, ...]], Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rules, name)
+
+    def resolve_function_type(self, func: Any, args: Any, kws: Any) -> Any:
+        # a type that is not a plain function may answer otherwise next time
+        if kws or (isinstance(func, types.Type) and not isinstance(func, types.Function)):
+            return self._rules.resolve_function_type(func, args, kws)
+        found = self._resolved.get((func, args))
+        if found is None:
+            found = self._rules.resolve_function_type(func, args, kws)
+            self._resolved[func, args] = found
+        return found
+
+
+class _Compiler(CompilerBase):
+    """Numba's front end, without passes for what kernels do not have."""
+
+    def define_pipelines(self) -> list[PassManager]:
+        passes = PassManager("kernel")
+        for each in (
+            untyped_passes.TranslateByteCode,
+            untyped_passes.FixupArgs,
+            untyped_passes.IRProcessing,
+            untyped_passes.RewriteSemanticConstants,
+            untyped_passes.DeadBranchPrune,
+            untyped_passes.GenericRewrites,
+            untyped_passes.ReconstructSSA,
+            typed_passes.NopythonTypeInference,
+            typed_passes.PreLowerStripPhis,
+            typed_passes.IRLegalization,
+            typed_passes.AnnotateTypes,
+            typed_passes.NativeLowering,
+            typed_passes.NoPythonBackend,
+        ):
+            passes.add_pass(each, each.__name__)
+        passes.finalize()
+        return [passes]
+
+
+_typing = _Typing(cpu_target.typing_context)
+
 # Of the compilation in progress; Numba's compiler lock is held
 _contexts: list[Any] = []
 _kept_apart: list[str] = []
@@ -142,7 +193,7 @@ def _lower(function: Callable[..., Any], args: tuple[types.Type, ...], result: t
     flags.forceinline = inline
     flags.error_model = "numpy"
     flags.fastmath = cpu.FastMathOptions({"contract"})
-    return compile_extra(cpu_target.typing_context, _context(), function, args, result, flags, {})
+    return compile_extra(_typing, _context(), function, args, result, flags, {}, pipeline_class=_Compiler)
 
 
 @global_compiler_lock
@@ -167,7 +218,7 @@ def _module(factory: Factory, dtype: str, tile: Tile) -> llvm.ModuleRef:
     made = factory(Target(dtype, tile.lanes, tile.vectors, tile.rows, simd.vectors(dtype, tile.lanes)))
     base = cpu_target.target_context
     base.refresh()
-    cpu_target.typing_context.refresh()
+    _typing.refresh()
     _contexts.append(base.subtarget(_internal_codegen=_Codegen(kernel), aot_mode=True))
     _kept_apart.clear()
     try:
