@@ -181,7 +181,8 @@ IM2COL = [
     "n1c3k8i5x5f3x3p1", "n2c3k5i7x9f3x3p1", "n1c1k1i1x1f1", "n1c4k6i6x6f1", "n1c2k5i4x150f1", "n1c7k3i8x8f1s2",
     "n2c16k24i14x14f3x3p1", "n1c3k9i23x31f7x7s2p3", "n1c5k7i12x13f3x3s3p2", "n1c6k4i17x19f3x2d2x3p1_2x0_3",
     "n2c6k12i11x60f5x5s2x1p2g2", "n1c4k4i5x100f2s1x2", "n1c130k70i10x10f3x3p1", "n1c2k3i4x4f3s5p1", "n1c2k3i9x9f2s2d3",
-    "n1c3k3i9x6f4s2d2p3", "n1c2k5i40x40f9x40p0x20", "n1c12k2i70x70f3p1",
+    "n1c3k3i9x6f4s2d2p3", "n1c2k5i40x40f9x40p0x20", "n1c12k2i70x70f3p1", "n1c37k70i1x1f1", "n7c12k34i4x3f4x3g2",
+    "n2c5k9i3x4f3x3s2", "n1c300k30i3x3f1",
 ]  # fmt: skip
 
 

@@ -310,6 +310,7 @@ _SUITES = {
 _CORPUS = {
     "one pixel, no image": """
         n1c1k1i1x1f1x1  n1c1k1i1x1f3x3p1  n1c3k2i1x1f5x5p2:bias  n1c6k6i1x1f3x3p1g6  n0c2k3i5x5f3x3p1
+        n1c37k70i1x1f1x1:bias  n7c12k34i4x3f4x3g2:bias  n2c5k9i3x4f3x3s2  n3c19k6i2x2f2x2:float64
     """,
     "3x3 at stride 1: odd channels, tails of tiles and vectors, one output, long sums, many pixels": """
         n1c1k1i9x9f3x3  n2c3k5i7x9f3x3p1:bias  n1c4k8i12x12f3x3  n3c8k8i6x6f3x3p1  n1c8k9i17x17f3x3p1

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from convforge.algorithms import im2col_dots
 from convforge.algorithms.lowering import (
     Correlation,
     bias_field,
@@ -93,6 +94,8 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
     packed_bytes = scratch_bytes = 0
     itemsize = problem.itemsize
     every = _correlations(problem, pass_, tile, machine)
+    if _in_dots(problem, pass_, every, machine):
+        return im2col_dots.program(every[0], problem.dtype, itemsize, _least_items(machine))
     for r in every:
         if r.taps == 0:
             stages.append(fill_zero(r))
@@ -115,6 +118,11 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
 def _reads_rows(problem: ConvProblem, pass_: str, every: list[Correlation]) -> bool:
     """Whether an output channel's weights are taken in the order in which they lie."""
     return pass_ == "forward" and len(every) == 1 and every[0].kernel == problem.kernel
+
+
+def _in_dots(problem: ConvProblem, pass_: str, every: list[Correlation], machine: Machine) -> bool:
+    """Whether it is done as dot products."""
+    return _reads_rows(problem, pass_, every) and im2col_dots.fits(every[0], problem.itemsize, machine)
 
 
 def _correlations(problem: ConvProblem, pass_: str, tile: Tile, machine: Machine) -> list[Correlation]:
@@ -442,7 +450,10 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
         flops += 2 * tile.lanes * p.n * p.groups * (tiles * steps + _RUN_FMAS * taps * _runs(p.output, tile))
     else:
         every = _correlations(p, pass_, tile, machine)
-        flops += sum(_flops(r, tile, p.itemsize, machine) for r in every)
+        if _in_dots(p, pass_, every, machine):
+            flops += 2 * tile.lanes * p.groups * im2col_dots.fmas(every[0], tile.lanes)
+        else:
+            flops += sum(_flops(r, tile, p.itemsize, machine) for r in every)
         packed *= max(1, sum(r.taps for r in every) / prod(p.kernel))
         if mode == "functional":
             packings = _packings(p, pass_, every, tile, machine)
@@ -456,6 +467,8 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
 
 def _packings(p: ConvProblem, pass_: str, every: list[Correlation], tile: Tile, machine: Machine) -> float:
     """How often a call packs its weights: never, or by the items that use them, or in a stage of its own."""
+    if _in_dots(p, pass_, every, machine):
+        return 0
     if not _reads_rows(p, pass_, every):
         return 1
     if not _prefers_pixels(every[0], tile, p.itemsize, machine):

@@ -106,6 +106,9 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     # with the rows of pixels (by_rows) or not. items: g * splits of the panels of channels * n * shares of the pixels;
     # channels: lowered at a time
     "im2col_pixels": (*_IM2COL, "shares", "by_rows", "channels"),
+    # the same as dot products, for one output pixel an image: w is [g][k][c * kh * kw]; items: g * splits of the k
+    # channels * ceil(n / 4)
+    "im2col_dots": (*INPUT, "w", "bias", *OUTPUT, *GEOMETRY, "splits"),
     # partial[parts][g][k][c * kh * kw]; items: parts * g * ceil(c * kh * kw / columns); panel: pixels lowered at a time
     "im2col_grad_weight": (*INPUT, *GRAD_OUTPUT, "partial", *GEOMETRY, "parts", "columns", "panel"),
     # the register tiles on their own, done once an item. c[rows][columns] = bias per row, 0 without, or c itself to

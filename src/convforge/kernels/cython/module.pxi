@@ -12,6 +12,7 @@ include "taps_source.pxi"
 include "im2col_scatter.pxi"
 include "im2col.pxi"
 include "im2col_pixels.pxi"
+include "im2col_dots.pxi"
 include "im2col_grad.pxi"
 include "winograd_blocks.pxi"
 include "winograd_input.pxi"
@@ -54,6 +55,7 @@ KERNELS = {
     "join_phases": address(join_phases),
     "im2col_forward": address(im2col_forward),
     "im2col_pixels": address(im2col_pixels),
+    "im2col_dots": address(im2col_dots),
     "im2col_grad_weight": address(im2col_grad_weight),
     "winograd_f2_weight": address(winograd_f2_weight),
     "winograd_f2_forward": address(winograd_f2_forward),

@@ -24,6 +24,7 @@ MODULES = {
     "join_phases": "phases",
     "im2col_forward": "im2col",
     "im2col_pixels": "im2col_pixels",
+    "im2col_dots": "im2col_dots",
     "im2col_grad_weight": "im2col_grad",
     "direct_forward": "direct",
     "direct_grad_weight": "direct_grad",

@@ -1,0 +1,68 @@
+"""How im2col takes its weights: packed, as they lie, or as the rows of dot products."""
+
+import numpy as np
+import pytest
+
+import convforge as cf
+from convforge.algorithms import im2col
+from convforge.registry import ALGORITHMS, backend_missing
+from convforge.runtime.machine import machine
+
+from . import calls
+
+BACKENDS = [each.backend for each in ALGORITHMS if each.name == "im2col" and each.backend in ("cython", "numba")]
+# pixels in the lanes, channels in the lanes, long sums in each, one output pixel
+READ = ["n1c64k9i14x14f1x1:bias", "n1c24k70i5x5f3x3p1", "n1c1300k40i5x9f1x1:bias", "n1c40k10i6x7f3x3p1g2", "n3c9k5i1x1f1x1"]
+
+
+def program(text, pass_):
+    problem, here = cf.parse(text), machine()
+    (policy,) = im2col.POLICIES
+    return policy.program(problem, pass_, here.tile(problem.dtype), here)
+
+
+@pytest.mark.parametrize("text", READ)
+def test_weights_that_are_not_prepared_are_not_copied(text):
+    made = program(text, "forward")
+    stages = made.unprepared or made.stages
+    assert all(stage.args.get("packed", stage.args.get("w")).array == "weight" for stage in stages)
+    assert not program(text, "grad_input").unprepared
+
+
+@pytest.mark.parametrize("text", ["n1c8k8i3x3f3x3p1s5", "n1c16k16i28x28f3x3p20d20", "n3c256k192i5x5f1x1"])
+def test_taps_left_out_and_many_items_want_packed_weights(text):
+    """Weights are taken in another order than they lie in, or packed more often than once and a second time."""
+    made = program(text, "forward")
+    assert made.prepare
+    assert not made.unprepared
+
+
+@pytest.mark.parametrize("text", ["n1c100k50i1x1f1x1", "n9c100k50i1x1f1x1:bias", "n2c6k50i7x5f7x5", "n1c6k8i4x4f3x3s2"])
+def test_one_pixel_takes_dot_products(text):
+    made = program(text, "forward")
+    assert [stage.kernel for stage in made.stages] == ["im2col_dots"]
+    assert made.packed_bytes == 0
+    assert not made.prepare
+
+
+def test_taps_of_one_pixel_fit_the_second_cache():
+    here = machine()
+    channels = here.l2 // 4 + 1
+    assert program(f"n1c{channels}k3i1x1f1x1", "forward").stages[0].kernel != "im2col_dots"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("text", READ)
+def test_weights_of_any_strides(backend, text, rng):
+    if reason := backend_missing(backend):
+        pytest.skip(reason)
+    problem = cf.parse(text)
+    arrays = calls.arrays_for(problem, rng)
+    plan = cf.plan(problem, algorithm="im2col", backend=backend)
+    expected = plan(arrays["x"], arrays["weight"], arrays["bias"])
+    wide = np.full((*problem.weight_shape[:3], 2 * problem.weight_shape[3] + 1), np.nan, np.float32)
+    view = wide[:, ::-1, :, 1::2]
+    view[...] = arrays["weight"]
+    np.testing.assert_array_equal(plan(arrays["x"], view, arrays["bias"]), expected)
+    prepared = plan.prepare_weight(view)
+    np.testing.assert_array_equal(plan(arrays["x"], prepared, arrays["bias"]), expected)
