@@ -12,7 +12,13 @@ from . import calls
 
 BACKENDS = [each.backend for each in ALGORITHMS if each.name == "im2col" and each.backend in ("cython", "numba")]
 # pixels in the lanes, channels in the lanes, long sums in each, one output pixel
-READ = ["n1c64k9i14x14f1x1:bias", "n1c24k70i5x5f3x3p1", "n1c1300k40i5x9f1x1:bias", "n1c40k10i6x7f3x3p1g2", "n3c9k5i1x1f1x1"]
+READ = [
+    "n1c64k9i14x14f1x1:bias",
+    "n1c24k70i5x5f3x3p1",
+    "n1c1300k40i5x9f1x1:bias",
+    "n1c40k10i6x7f3x3p1g2",
+    "n3c9k5i1x1f1x1",
+]
 
 
 def program(text, pass_):

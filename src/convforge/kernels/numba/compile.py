@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _PACKAGE = Path(__file__).parents[2]
 #: What a kernel is made of, relative to the package: editing any of it makes other names in the cache.
-SOURCES = ("kernels/numba", "kernels/abi.py", "algorithms/winograd")
+SOURCES = ("kernels/numba", "kernels/abi.py", "kernels/codegen.py", "algorithms/winograd")
 
 _lock = threading.RLock()
 _addresses: dict[tuple[str, str], int] = {}

@@ -1,0 +1,129 @@
+"""The product of im2col with output channels in the lanes and pixels in the tile's rows: for small maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from convforge.algorithms.im2col_blocks import Cut, least_items, pack, panel_depth, plain, stripe_of
+from convforge.algorithms.lowering import Correlation, bias_field, geometry, input_fields, output_fields
+from convforge.algorithms.stages import ALIGNMENT, ceil_div, round_up
+from convforge.program import Slot, Stage
+
+if TYPE_CHECKING:
+    from convforge.runtime.machine import Machine, Tile
+
+#: Fewest panels of channels that share lowered pixels, and pixels that share a panel: lowering is worth that many.
+_LEAST_PANELS = 4
+_LEAST_PIXELS = 24
+#: Most items that pack the same weights, each for itself: beyond, it takes less to pack them once and read them back.
+MOST_PACKINGS = 2
+#: Most taps whose input is lowered at a time.
+_LISTED_TAPS = 64
+#: Measured: how much longer a step takes than with pixels in the lanes, and what lowering a tap of a pixel takes, in
+#: fused multiply-adds of a vector, from the input itself or from a stripe; steps that transposing a tile's sums takes.
+_FACTOR = 1.02
+_LOWERING_FMAS = 1
+_STRIPED_FACTOR = 0.98
+_STRIPED_FMAS = 1.5
+_TRANSPOSE_STEPS = 20
+
+
+def cut(r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot) -> Cut:
+    """How it is done."""
+    vectors = ceil_div(r.k, tile.lanes)
+    least = least_shares(r, tile, itemsize, machine)
+    items = ceil_div(least_items(machine), max(1, r.n) * r.groups)
+    shares = max(least, min(items, r.pixels // _LEAST_PIXELS))
+    stage, scratch_bytes = _stage(r, tile, itemsize, machine, packed, shares)
+    unprepared = None
+    if r.n * least <= MOST_PACKINGS:
+        # each item packs its weights, so items share as few as they can
+        unprepared, more = _stage(r, tile, itemsize, machine, r.weight.address, least, unpacked=True)
+        scratch_bytes = max(scratch_bytes, more)
+    return Cut(
+        pack=pack("pack_columns", r, packed, ceil_div(vectors, tile.vectors)),
+        packed=r.groups * vectors * tile.lanes * r.c * r.taps,
+        stage=stage,
+        unprepared=unprepared,
+        scratch_bytes=scratch_bytes,
+    )
+
+
+def least_shares(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
+    """Ranges of pixels whose lowered input stays in the second cache."""
+    depth = panel_depth(r, tile, itemsize, machine)
+    return ceil_div(r.pixels, max(1, machine.l2 * 3 // 8 // (depth * itemsize)))
+
+
+def _stage(
+    r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot, shares: int, *, unpacked: bool = False
+) -> tuple[Stage, int]:
+    """The product with channels in the lanes and ``shares`` ranges of pixels, and its bytes of scratch."""
+    panels = ceil_div(ceil_div(r.k, tile.lanes), tile.vectors)
+    depth = panel_depth(r, tile, itemsize, machine)
+    share = _share(r, tile, itemsize, machine, shares)
+    # sums that wait for more taps stay in the second cache
+    held = panels if depth >= r.c * r.taps else max(1, machine.l2 // 4 // (share.most * tile.columns * itemsize))
+    wanted = min(ceil_div(least_items(machine), max(1, r.n) * r.groups * shares), panels // _LEAST_PANELS)
+    splits = min(panels, max(wanted, ceil_div(panels, held)))
+    stage = Stage(
+        "im2col_pixels",
+        {**input_fields(r), "packed": packed, "unpacked": int(unpacked), "bias": bias_field(r), **output_fields(r),
+         **geometry(r), "depth": depth, "splits": splits, "shares": shares, "by_rows": int(share.by_rows),
+         "channels": share.channels},
+        r.n * r.groups * splits * shares,
+    )  # fmt: skip
+    reals = share.tiles * (depth * tile.rows + 2 * tile.lanes) + share.stripes + tile.lanes
+    waiting = 1 if depth >= r.c * r.taps else ceil_div(panels, splits)
+    reals += (waiting * share.most + tile.lanes) * tile.columns + (depth * tile.columns if unpacked else 0)
+    integers = share.most + share.tiles + 1 + share.channels * r.taps
+    return stage, 8 * integers + reals * itemsize + ALIGNMENT
+
+
+def fmas(r: Correlation, tile: Tile) -> float:
+    """Fused multiply-adds of vectors that it takes for an image's group, or would in their time."""
+    taps = r.c * r.taps
+    sums = r.pixels * ceil_div(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
+    factor, lowering = (_FACTOR, _LOWERING_FMAS) if plain(r) else (_STRIPED_FACTOR, _STRIPED_FMAS)
+    return factor * sums + lowering * r.pixels * taps
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """How a share of the output pixels is cut up.
+
+    Attributes
+    ----------
+    by_rows
+        Whether shares and tiles end with the rows of pixels: a tile then reads neighbours.
+    most, tiles
+        At most: pixels, in whole vectors, and tiles.
+    channels
+        Lowered at a time.
+    stripes
+        Elements of the padded input of as many channels under it.
+    """
+
+    by_rows: bool
+    most: int
+    tiles: int
+    channels: int
+    stripes: int
+
+
+def _share(r: Correlation, tile: Tile, itemsize: int, machine: Machine, shares: int) -> _Share:
+    oh, ow = r.output
+    row_tiles = ceil_div(ow, tile.rows)
+    # tiles of half the height would take as long as whole ones
+    by_rows = not plain(r) and shares <= oh and ow // row_tiles > tile.rows // 2
+    if by_rows:
+        rows = ceil_div(oh, shares)
+        pixels, tiles = rows * ow, rows * row_tiles
+    else:
+        pixels = ceil_div(r.pixels, shares)
+        rows, tiles = min(oh, ceil_div(pixels - 1, ow) + 1), ceil_div(round_up(pixels, tile.lanes), tile.rows)
+    stripe = stripe_of(r, tile, rows, ow) + 2 * ALIGNMENT // itemsize + tile.lanes
+    fitting = machine.l1 // 2 // (stripe * itemsize)
+    channels = max(1, min(_LISTED_TAPS // r.taps, r.c if plain(r) else min(r.c, fitting)))
+    return _Share(by_rows, round_up(pixels, tile.lanes), tiles, channels, channels * stripe)
