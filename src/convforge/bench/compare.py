@@ -56,7 +56,7 @@ def compare(
         Arrays to run on; standard-normal numbers by default. Errors are then relative to the result on absolute
         values, since a filter may cancel nearly everything.
     mode
-        "prepared": a plan whose weight was packed before; "functional": packed in every call.
+        "prepared": a plan whose weight was packed before; "functional": given as it is in every call.
     tolerance
         The error within which ``auto`` chooses; it does not keep others from running.
     num_threads

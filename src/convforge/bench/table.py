@@ -119,7 +119,7 @@ def _heading(comparison: Comparison) -> str:
 
 
 def _footnotes(comparison: Comparison) -> str:
-    weight = "weights prepared" if comparison.mode == "prepared" else "weights packed in every call"
+    weight = "weights prepared" if comparison.mode == "prepared" else "weights not prepared"
     if comparison.error_scale == "exact":
         error = "norm(result - exact) / norm(exact) on standard-normal data"
     else:

@@ -64,7 +64,7 @@ def _about(report: Report) -> Iterator[str]:
         "Ours is a plan with its weight prepared, writing into an array that is there; the others' sessions and packed "
         "weights are made before the clock starts too."
         if report.mode == "prepared"
-        else "Ours is the public function on plain arrays; the weight is packed in every call."
+        else "Ours is the public function on plain arrays; the weight is not prepared."
     )
     yield (
         f"<p class=dim>{ours} A time is the median of interleaved rounds in which all contenders of a layer take "
