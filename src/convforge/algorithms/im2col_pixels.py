@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from convforge.runtime.machine import Machine, Tile
 
 #: Fewest panels of channels that share lowered pixels, and pixels that share a panel: lowering is worth that many.
+#: Fewer panels where they are the only work for threads, since each item packs its weights for all pixels.
 _LEAST_PANELS = 4
+_LEAST_PACKED_PANELS = 3
 _LEAST_PIXELS = 24
 #: Most items that pack the same weights, each for itself: beyond, it takes less to pack them once and read them back.
 MOST_PACKINGS = 2
@@ -65,7 +67,8 @@ def _stage(
     share = _share(r, tile, itemsize, machine, shares)
     # sums that wait for more taps stay in the second cache
     held = panels if depth >= r.c * r.taps else max(1, machine.l2 // 4 // (share.most * tile.columns * itemsize))
-    wanted = min(ceil_div(least_items(machine), max(1, r.n) * r.groups * shares), panels // _LEAST_PANELS)
+    most = panels // (_LEAST_PACKED_PANELS if unpacked else _LEAST_PANELS)
+    wanted = min(ceil_div(least_items(machine), max(1, r.n) * r.groups * shares), most)
     splits = min(panels, max(wanted, ceil_div(panels, held)))
     stage = Stage(
         "im2col_pixels",

@@ -29,7 +29,7 @@ _NO_PEER = "none"
 @click.option("--pools", is_flag=True, help="The suites' pools too.")
 @click.option(
     "--mode", type=click.Choice(["prepared", "functional"]), default="prepared", show_default=True,
-    help="Weights packed before, or plain function calls.",
+    help="Weights prepared before, or plain function calls.",
 )  # fmt: skip
 @click.option(
     "--pass", "pass_", type=click.Choice(["forward", "grad_input", "grad_weight"]), default="forward",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--threads", "num_threads", type=click.IntRange(min=1), help="Threads that a call may use at most.")
 @click.option(
     "--mode", type=click.Choice(["prepared", "functional"]), default="prepared", show_default=True,
-    help="Weights packed before, or in every call.",
+    help="Weights prepared before, or given as they are.",
 )  # fmt: skip
 @click.option("--tolerance", type=float, help="Error within which auto chooses  [default: 1e-5; float64: 1e-13]")
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Samples of each at least.")
