@@ -139,6 +139,24 @@ def transposed(target: Target, names: list[str]) -> tuple[list[str], list[str], 
     return lines, names, {}
 
 
+def pair_sums(target: Target) -> Inner:
+    """Make ``pairs(a, b)``: the sums of neighbours, those of ``a`` in the lower half."""
+    v = target.v
+
+    @target.jit
+    def pairs(a, b):
+        return v.even(a, b) + v.odd(a, b)
+
+    return pairs
+
+
+def lane_sums(names: list[str]) -> str:
+    """Source of the vector of the sums over the lanes of LANES vectors, by ``pairs``, pairs of pairs and so on."""
+    while len(names) > 1:
+        names = [f"pairs({x}, {y})" for x, y in zip(names[::2], names[1::2], strict=True)]
+    return names[0]
+
+
 def dot_tile_rows(target: Target) -> int:
     """Rows of the tile of dot products: with its columns it fills the registers, of which the outer tile tells."""
     return 6 if target.rows == 8 else 3
@@ -154,10 +172,6 @@ def dot_products(target: Target) -> Inner:
     tile_rows, tile_columns = dot_tile_rows(target), min(4, lanes)
     rows, columns = range(tile_rows), range(tile_columns)
     rows_per_vector = lanes // tile_columns
-
-    @target.jit
-    def pairs(a, b):
-        return v.even(a, b) + v.odd(a, b)
 
     def steps(load: str) -> list[str]:
         lines = [f"        a{i} = {load.format(f'a{i}_')}" for i in rows]
@@ -177,15 +191,13 @@ def dot_products(target: Target) -> Inner:
     lines += ["    rest = depth - whole"]
     lines += ["    if rest > 0:"]
     lines += steps("v.load_partial(v.advance({}, whole), rest)")
-    # the sums of a few rows at a time are gathered in one vector, by pairs, pairs of pairs and so on
+    # the sums of a few rows at a time are gathered in one vector
     for first in range(0, tile_rows, rows_per_vector):
         gathered = [
             f"s{i}_{j}" if i < tile_rows else "v.zero()"
             for i in range(first, first + rows_per_vector) for j in columns
         ]  # fmt: skip
-        while len(gathered) > 1:
-            gathered = [f"pairs({x}, {y})" for x, y in zip(gathered[::2], gathered[1::2], strict=True)]
-        lines += [f"    totals = {gathered[0]}"]
+        lines += [f"    totals = {lane_sums(gathered)}"]
         for i in range(first, min(first + rows_per_vector, tile_rows)):
             lines += [f"    if {i} < rows:"]
             lines += [f"        to = v.advance(c, {i} * ldc)"]
@@ -195,7 +207,7 @@ def dot_products(target: Target) -> Inner:
         f"row{i}": v.shuffle(tuple((lane + i * tile_columns) % lanes for lane in range(lanes)))
         for i in range(rows_per_vector)
     }
-    tile = target.call(define("dot_tile", lines, v=v, pairs=pairs, **rotations))
+    tile = target.call(define("dot_tile", lines, v=v, pairs=pair_sums(target), **rotations))
 
     def dot_products(depth, a, lda, b, ldb, c, ldc, rows, columns):
         for row in range(0, rows, tile_rows):

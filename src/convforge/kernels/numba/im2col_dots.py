@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
+from convforge.kernels.numba.gemm import lane_sums, pair_sums
 from convforge.kernels.numba.generate import define
 
 if TYPE_CHECKING:
@@ -29,10 +30,6 @@ def _dot_taps(target: Target, images: int) -> Inner:
     lanes = v.lanes
     height, each = _SUMS // images, range(images)
 
-    @target.jit
-    def pairs(a, b):
-        return v.even(a, b) + v.odd(a, b)
-
     def step(load: str) -> list[str]:
         lines = [f"        x{j} = {load.format(f'x, {j} * pitch')}" for j in each]
         for i in range(height):
@@ -51,10 +48,8 @@ def _dot_taps(target: Target, images: int) -> Inner:
     lines += step("v.load_partial(v.advance(v.advance({}), whole), rest)")
     for first in range(0, _SUMS, lanes):
         gathered = [f"s{i}" if i < _SUMS else "v.zero()" for i in range(first, first + lanes)]
-        while len(gathered) > 1:
-            gathered = [f"pairs({x}, {y})" for x, y in zip(gathered[::2], gathered[1::2], strict=True)]
-        lines += [f"    v.store(totals, {first}, {gathered[0]})"]
-    return target.call(define("dot_taps", lines, v=v, pairs=pairs))
+        lines += [f"    v.store(totals, {first}, {lane_sums(gathered)})"]
+    return target.call(define("dot_taps", lines, v=v, pairs=pair_sums(target)))
 
 
 def im2col_dots(target: Target) -> Callable[..., None]:
