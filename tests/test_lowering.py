@@ -8,7 +8,7 @@ import pytest
 
 import convforge as cf
 from convforge.algorithms import im2col
-from convforge.algorithms.lowering import correlations, inside, phases
+from convforge.algorithms.lowering import by_taps, correlations, inside, phases
 from convforge.registry import ALGORITHMS
 from convforge.runtime.machine import machine
 
@@ -36,13 +36,32 @@ def _place(view, axis, at):
     return [view.starts[view.axes[axis + i]] + view.steps[axis + i] * place for i, place in enumerate(at)]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "n1c1k1i9x10f3x3p6d6", "n1c1k1i7x7f3x3p12d12", "n1c1k1i5x8f5x3p2x1", "n1c1k1i6x9f3x2s2p4d5", "n1c1k1i3x3f7x7p3",
-        "n1c1k1i4x30f3x3p9x2d3x9", "n1c1k1i2x2f2x2p2_3",
-    ],
-)  # fmt: skip
+PADDED = [
+    "n1c1k1i9x10f3x3p6d6", "n1c1k1i7x7f3x3p12d12", "n1c1k1i5x8f5x3p2x1", "n1c1k1i6x9f3x2s2p4d5", "n1c1k1i3x3f7x7p3",
+    "n1c1k1i4x30f3x3p9x2d3x9", "n1c1k1i2x2f2x2p2_3",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PADDED)
+@pytest.mark.parametrize("pass_", ["forward", "grad_input"])
+def test_taps_one_by_one_make_the_same_products(text, pass_):
+    for r in correlations(cf.parse(text), pass_):
+        if r.taps == 0:
+            continue
+        first, *more = by_taps(r)
+        assert sum((_products(tap) for tap in (first, *more)), Counter()) == _products(r)
+        assert (first.out, first.output, first.bias, first.accumulate) == (r.out, r.output, r.bias, False)
+        assert all(tap.accumulate and not tap.bias and tap.taps == 1 for tap in more)
+
+
+def test_taps_are_done_at_once_where_none_reaches_all_outputs():
+    (r,) = correlations(cf.parse("n1c1k1i2x2f2x2p2_3"), "forward")
+    assert by_taps(r) == [r]
+    (r,) = correlations(cf.parse("n1c1k1i9x10f3x3p6d6"), "forward")
+    assert [(tap.padding, tap.output) for tap in by_taps(r)[:2]] == [((0, 0), (9, 10)), ((0, 0), (3, 4))]
+
+
+@pytest.mark.parametrize("text", PADDED)
 @pytest.mark.parametrize("pass_", ["forward", "grad_input"])
 def test_parts_make_the_same_products(text, pass_):
     problem = cf.parse(text)
@@ -70,7 +89,9 @@ def test_few_parts_where_little_is_saved():
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 @pytest.mark.parametrize("pass_", ["forward", "grad_input"])
-@pytest.mark.parametrize("text", ["n2c40k24i24x24f3x3p13d13:bias", "n1c24k40i16x18f3x3p20d20"])
+@pytest.mark.parametrize(
+    "text", ["n2c40k24i24x24f3x3p13d13:bias", "n1c24k40i16x18f3x3p20d20", "n2c50k48i20x19f3x3p9d9:bias"]
+)
 def test_matrix_products_leave_padding_out(kernel, text, pass_, rng):
     problem = cf.parse(text)
     if reason := kernel.refuses(problem, pass_):
@@ -83,6 +104,17 @@ def test_matrix_products_leave_padding_out(kernel, text, pass_, rng):
     arrays["bias"] = arrays["bias"] if pass_ == "forward" else None
     result, expected = calls.run(kernel, problem, pass_, arrays), calls.exact(problem, pass_, arrays)
     assert calls.relative_error(result, expected) <= kernel.error(problem, pass_)
+
+
+def test_taps_one_by_one_add_to_the_output():
+    """The third of the problems above is done so, in both passes."""
+    here = machine()
+    problem = cf.parse("n2c50k48i20x19f3x3p9d9:bias")
+    (policy,) = im2col.POLICIES
+    for pass_ in ("forward", "grad_input"):
+        program = policy.program(problem, pass_, here.tile(problem.dtype), here)
+        assert [stage.args["accumulate"] for stage in program.stages] == [0] + 8 * [1]
+        assert program.packed_bytes <= 1.1 * problem.weight_bytes
 
 
 def test_packed_parts_have_a_limit():

@@ -19,7 +19,7 @@ import numpy as np
 
 from convforge.algorithms import im2col_dots, im2col_grad, im2col_panels, im2col_pixels
 from convforge.algorithms.im2col_blocks import MOST_DEPTH, least_items, streams
-from convforge.algorithms.lowering import Correlation, correlations, inside
+from convforge.algorithms.lowering import Correlation, by_taps, correlations, inside
 from convforge.algorithms.policy import Policy
 from convforge.algorithms.stages import fill_zero, refuses_all_but_2d, round_up
 from convforge.problem import ConvProblem
@@ -92,24 +92,30 @@ def _in_dots(problem: ConvProblem, pass_: str, every: list[Correlation], machine
 def _correlations(problem: ConvProblem, pass_: str, tile: Tile, machine: Machine) -> list[Correlation]:
     """The correlations of a pass, those of them in parts that leave out much padding that way."""
     result, itemsize = [], problem.itemsize
+
+    def flops(parts: list[Correlation]) -> float:
+        return sum(_flops(part, tile, itemsize, machine) for part in parts)
+
     for r in correlations(problem, pass_):
-        parts = inside(r) if r.taps > 1 else [r]
-        packed = sum(part.taps for part in parts) * r.groups * round_up(r.k, tile.lanes) * r.c * itemsize
-        if packed > min(tile.rows * problem.weight_bytes, problem.weight_bytes + _MORE_PACKED) or (
-            _PART_SHARE * _flops(r, tile, itemsize, machine) < sum(_flops(p, tile, itemsize, machine) for p in parts)
-        ):
-            parts = [r]
-        result += parts
+        best = [r]
+        if r.taps > 1:
+            least = _PART_SHARE * flops(best)
+            for parts in (inside(r), by_taps(r)):
+                packed = sum(part.taps for part in parts) * r.groups * round_up(r.k, tile.lanes) * r.c * itemsize
+                limit = min(tile.rows * problem.weight_bytes, problem.weight_bytes + _MORE_PACKED)
+                if packed <= limit and flops(parts) < least:
+                    best, least = parts, flops(parts)
+        result += best
     return result
 
 
 def _prefers_pixels(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> bool:
     """Whether channels in the lanes take less: they leave fewer lanes idle on a small map.
 
-    They may not pad the weights more than blocks of the tile's rows would.
+    They may not pad the weights more than blocks of the tile's rows would, and they do not add to an output.
     """
     padded = round_up(r.k, tile.lanes) > tile.rows * r.k
-    if padded or streams(r, tile):
+    if padded or streams(r, tile) or r.accumulate:
         return False
     return im2col_pixels.fmas(r, tile) < im2col_panels.fmas(r, tile, itemsize, machine)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
 from typing import TYPE_CHECKING
 
 from convforge.algorithms.im2col_blocks import Cut, least_items, pack, panel_depth, plain, runs, streams, stripe_of
@@ -40,7 +39,8 @@ def cut(r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slo
     stage = Stage(
         "im2col_forward",
         {**input_fields(r), "packed": packed, "unpacked": 0, "bias": bias_field(r), **output_fields(r), **geometry(r),
-         "depth": depth, "splits": splits, "by_rows": int(by_rows), "width": width},
+         "depth": depth, "splits": splits, "by_rows": int(by_rows), "width": width,
+         "accumulate": int(r.accumulate)},
         r.n * r.groups * splits * spans,
     )  # fmt: skip
     panel = depth * tile.columns + tile.lanes
@@ -63,7 +63,7 @@ def fmas(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> float:
     width = _width(r, tile, itemsize, machine, depth, by_rows)
     vectors = r.output[0] * ceil_div(r.output[1], tile.lanes) if by_rows else ceil_div(r.pixels, tile.lanes)
     lowered: float = 0
-    if r.taps * prod(r.stride) > 1:
+    if not plain(r):
         spans = _spans(r, tile, width, by_rows)
         lowered = _COPY_FMAS * taps * runs(r.output, tile)
         lowered += _STRIPE_FMAS * r.c * spans * _stripe(r, tile, width, by_rows) / tile.lanes

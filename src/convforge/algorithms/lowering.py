@@ -17,7 +17,7 @@ from convforge.problem import ConvProblem
 from convforge.program import Slot, View
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Correlation:
     Reads outside ``x`` give zero. ``c`` and ``k`` count one group's channels; ``padding`` pads before and may be
     negative. ``x`` and ``out`` are views with axes (n, channel, spatial...), channels of all groups;
     ``weight`` has axes (group, k, c, spatial...). A ``kernel`` with a zero size means that ``out`` is zero (plus bias).
+    With ``accumulate`` the sums are added to what ``out`` holds.
     """
 
     x: View
@@ -43,6 +44,7 @@ class Correlation:
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
+    accumulate: bool = False
 
     @property
     def pixels(self) -> int:
@@ -246,6 +248,33 @@ def _range(r: Correlation, choice: Sequence[_Range]) -> Correlation:
             for each, padding, stride, dilation in zip(choice, r.padding, r.stride, r.dilation, strict=True)
         ),
     )
+
+
+def by_taps(r: Correlation) -> list[Correlation]:
+    """The same sums tap by tap, each over the outputs that it has an input for; the first one reaches them all.
+
+    Where none does, the correlation itself.
+    """
+    reached = [list(_reached(r, axis)) for axis in range(len(r.output))]
+    taps = [_tap(r, choice) for choice in product(*reached)]
+    whole = next((tap for tap in taps if tap.output == r.output), None)
+    if whole is None:
+        return [r]
+    return [whole, *(replace(tap, bias=False, accumulate=True) for tap in taps if tap is not whole)]
+
+
+def _reached(r: Correlation, axis: int) -> Iterator[_Range]:
+    """For each tap of an axis that has any: the outputs whose input it reads."""
+    for tap in range(r.kernel[axis]):
+        shift = r.padding[axis] - tap * r.dilation[axis]
+        start = max(0, -(-shift // r.stride[axis]))
+        end = min(r.output[axis], (r.input[axis] - 1 + shift) // r.stride[axis] + 1)
+        if start < end:
+            yield _Range(start, end, tap, tap)
+
+
+def _tap(r: Correlation, choice: Sequence[_Range]) -> Correlation:
+    return replace(_range(r, choice), dilation=(1,) * len(choice))
 
 
 def geometry(r: Correlation) -> dict[str, Slot | int]:

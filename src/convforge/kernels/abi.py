@@ -100,8 +100,9 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "join_phases": ("phases", *OUTPUT, "n", "oh", "ow", "dh", "dw", "rows", "columns"),
     # panels of LANES * VECTORS pixels cover all pixels, or each row of them by itself (by_rows); an item takes at most
     # width of them: a part of such a line, or several lines. items: n * g * splits of the k rows * those; depth: rows
-    # of lowered input at a time; unpacked: weights are not from pack_weight but [g][k][c * kh * kw]
-    "im2col_forward": (*_IM2COL, "by_rows", "width"),
+    # of lowered input at a time; unpacked: weights are not from pack_weight but [g][k][c * kh * kw]; accumulate: the
+    # sums are added to out
+    "im2col_forward": (*_IM2COL, "by_rows", "width", "accumulate"),
     # the same with output channels in the lanes, of weights from pack_columns, and pixels in the tile's rows: tiles end
     # with the rows of pixels (by_rows) or not. items: g * splits of the panels of channels * n * shares of the pixels;
     # channels: lowered at a time

@@ -36,7 +36,7 @@ VEC_FUNCTION void depthwise_sides(
         depthwise_masks_3x3(stride, plane, at, masks);
         for (int64_t band = top; band < bottom; band += DEPTHWISE_TILE_ROWS)
             depthwise_tile_3x3(
-                stride, stride == 2, plane->x + band * stride * plane->row + stride * at, plane->row, NULL, 0,
+                stride, stride == 2, 0, plane->x + band * stride * plane->row + stride * at, plane->row, NULL, 0,
                 depthwise_neighbours, masks, scale, start, out + band * out_row + at, out_row, count - band);
     }
 }
@@ -52,13 +52,13 @@ VEC_FUNCTION void depthwise_band(
         int64_t at = column < columns - LANES ? column : columns - LANES;
         if (column >= left && column < right) {
             depthwise_tile_3x3(
-                stride, stride == 2, NULL, 0, lines, stride * at, depthwise_neighbours, NULL, scale, start, out + at,
+                stride, stride == 2, 0, NULL, 0, lines, stride * at, depthwise_neighbours, NULL, scale, start, out + at,
                 out_row, count);
             continue;
         }
         depthwise_masks_3x3(stride, plane, at, masks);
         depthwise_tile_3x3(
-            stride, stride == 2, NULL, 0, lines, stride * at, depthwise_neighbours, masks, scale, start, out + at,
+            stride, stride == 2, 0, NULL, 0, lines, stride * at, depthwise_neighbours, masks, scale, start, out + at,
             out_row, count);
     }
 }
@@ -73,10 +73,10 @@ static TILE_APART void depthwise_inside_3x3(
     count = (bottom < count ? bottom : count) - top;
     if (stride == 1)
         depthwise_rows_3x3(
-            1, 0, x, plane->row, depthwise_neighbours, weight, bias, out, out_row, right - left, count);
+            1, 0, 0, x, plane->row, depthwise_neighbours, weight, bias, out, out_row, right - left, count);
     else
         depthwise_rows_3x3(
-            2, 1, x, plane->row, depthwise_neighbours, weight, bias, out, out_row, right - left, count);
+            2, 1, 1, x, plane->row, depthwise_neighbours, weight, bias, out, out_row, right - left, count);
 }
 
 /* Beside them, the tiles that lack columns. */

@@ -33,15 +33,19 @@ VEC_FUNCTION void depthwise_load_3(
     a[2] = vec_even_mixed(pair[2], pair[3]);
 }
 
-/* Line r of the input is x + r * row, or lines[r] + at where lines are given. */
+/* Line r of the input is x + r * row, or lines[r] + at where lines are given. With `fetch` the lines that the tile
+ * below reads are fetched: with a stride of 2 they take as long as the sums from far, and the CPU does not follow lines
+ * of a narrow map by itself (96 channels of 112x112: a quarter of the time). With a stride of 1 there is no gain. */
 VEC_FUNCTION void depthwise_tile_3x3(
-    int step, int pairs, const real *x, int64_t row, const real *const *lines, int64_t at, const int64_t *offsets,
+    int step, int pairs, int fetch, const real *x, int64_t row, const real *const *lines, int64_t at, const int64_t *offsets,
     const vec_mask *masks, const vec *scale, vec bias, real *out, int64_t out_row, int64_t count)
 {
     vec sums[3], a[3];
     TILE_UNROLL
     for (int r = 0; r < (DEPTHWISE_TILE_ROWS - 1) * step + 3; r++) {
         depthwise_load_3(pairs, lines == NULL ? x : lines[r] + at, offsets, masks, a);
+        if (fetch && r >= 3 - step)
+            vec_prefetch(x + DEPTHWISE_TILE_ROWS * step * row);
         TILE_UNROLL
         for (int i = 2; i >= 0; i--) {
             /* this is row i of the taps for row t of the outputs */
@@ -72,7 +76,7 @@ VEC_FUNCTION void depthwise_weights_3x3(const real *weight, vec *scale)
 }
 
 VEC_FUNCTION void depthwise_rows_3x3(
-    int step, int pairs, const real *x, int64_t row, const int64_t *offsets, const real *weight, real bias, real *out,
+    int step, int pairs, int fetch, const real *x, int64_t row, const int64_t *offsets, const real *weight, real bias, real *out,
     int64_t out_row, int64_t columns, int64_t count)
 {
     vec scale[9], start = vec_broadcast(bias);
@@ -83,7 +87,7 @@ VEC_FUNCTION void depthwise_rows_3x3(
         for (int64_t column = 0; column < columns; column += LANES) {
             int64_t at = column < columns - LANES ? column : columns - LANES;
             depthwise_tile_3x3(
-                step, pairs, x + (pairs ? 2 * at : at), row, NULL, 0, columns_of, NULL, scale, start, out + at, out_row,
+                step, pairs, fetch, x + (pairs ? 2 * at : at), row, NULL, 0, columns_of, NULL, scale, start, out + at, out_row,
                 count - top);
         }
         x += DEPTHWISE_TILE_ROWS * step * row;
@@ -98,7 +102,7 @@ static TILE_APART void depthwise_roll_3x3(
     int64_t out_row, int64_t columns, int64_t count)
 {
     if (step == 1)
-        depthwise_rows_3x3(1, 0, x, row, offsets, weight, bias, out, out_row, columns, count);
+        depthwise_rows_3x3(1, 0, 0, x, row, offsets, weight, bias, out, out_row, columns, count);
     else
-        depthwise_rows_3x3(2, 0, x, row, offsets, weight, bias, out, out_row, columns, count);
+        depthwise_rows_3x3(2, 0, 0, x, row, offsets, weight, bias, out, out_row, columns, count);
 }

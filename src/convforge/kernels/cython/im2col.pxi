@@ -72,9 +72,9 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
     t.striped = <real *>aligned(scratch, sums + ROWS * COLUMNS)
     cdef int64_t item, rest, split, group, image, first_block, last_block, block, run_count, first, rows, row, p, count
     cdef int64_t first_line, last_line, first_part, last_part, at, part, pixel, column, panel, panels, channel, tap, q
-    cdef int64_t coming, fetched, calls, end_pixel
+    cdef int64_t coming, fetched, calls, first_read, end_read
     cdef const real *next = NULL
-    cdef bint copied, single
+    cdef bint followed, copied, single, more
     cdef const real *source
     cdef const real *weight
     cdef const real *bias
@@ -94,7 +94,8 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
         pixel = first_line * line + vectors * first_part // line_panels * LANES
         aim(&t, pixel, (last_line - 1) * line + min(vectors * last_part // line_panels * LANES, line) - pixel)
         # whole vectors of x that are panels already are copied by the first of several blocks
-        copied = t.inside and area == 1 and g.ih == 1 and flat
+        followed = t.inside and area == 1
+        copied = followed and g.ih == 1 and flat
         run_count = panel = 0
         for at in range(first_line, last_line):
             pixel = vectors * first_part // line_panels * LANES
@@ -111,7 +112,7 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                     p = count
                     column += count
                 while p < count:
-                    runs[run_count].start = (row - t.first_row) * t.row_step + column - t.first_column
+                    runs[run_count].start = read_place(&t, row * g.ow + column)
                     runs[run_count].place = panel * panel_step + p
                     runs[run_count].count = q = min(g.ow - column, count - p)
                     run_count += 1
@@ -122,12 +123,15 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                         row += 1
                 panel += 1
         panels = panel
-        end_pixel = places[panels - 1].pixel + places[panels - 1].count
+        pixel = places[panels - 1].pixel + places[panels - 1].count - 1
+        first_read = read_place(&t, places[0].pixel)
+        end_read = read_place(&t, pixel) + 1
         # one block of output channels has no use for a copy
         single = last_block - first_block == 1
         first = 0
         while first < taps:
             rows = min(a.depth, taps - first)
+            more = first > 0 or a.accumulate
             channel, tap, p = first // area, first % area, 0
             while p < rows:
                 count = min(area - tap, rows - p)
@@ -142,12 +146,12 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
             # rows of x that are read next, in this item or the next one, are fetched in long runs on the way: the CPU
             # does not follow as many streams as a panel has rows
             coming = fetched = calls = 0
-            if copied and not single:
+            if followed and not single:
                 if first + rows < taps:
-                    next = t.x + (first + rows) * g.x_c + places[0].pixel
+                    next = read_channels(&t, first + rows, 1) + first_read
                     coming = min(a.depth, taps - first - rows)
                 elif (item + 1) % (stacks * cuts) != 0 and item + 1 < end:
-                    next = t.x + end_pixel
+                    next = read_channels(&t, 0, 1) + end_read
                     coming = min(a.depth, taps)
             for block in range(first_block, last_block):
                 row = group * a.k + block * ROWS
@@ -162,21 +166,21 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                     source = packed + panel * panel_step
                     calls += 1
                     q = coming * calls // (panels * (last_block - first_block))
-                    fetch_rows(next, g.x_c, fetched, q, end_pixel - places[0].pixel)
+                    fetch_rows(next, g.x_c, fetched, q, end_read - first_read)
                     fetched = q
                     if copied and single and count % LANES == 0:
                         gemm_rows(
                             rows, weight, lda, t.x + first * g.x_c + pixel, g.x_c, out + pixel, a.out_k, bias, row,
-                            count, first > 0,
+                            count, more,
                         )
                     elif copied and block == first_block and count % LANES == 0:
                         gemm_copying(
                             rows, weight, lda, t.x + first * g.x_c + pixel, g.x_c, packed + panel * panel_step,
-                            out + pixel, a.out_k, bias, row, count, first > 0,
+                            out + pixel, a.out_k, bias, row, count, more,
                         )
                     elif flat:
                         gemm_rows(
-                            rows, weight, lda, source, COLUMNS, out + pixel, a.out_k, bias, row, count, first > 0,
+                            rows, weight, lda, source, COLUMNS, out + pixel, a.out_k, bias, row, count, more,
                         )
                     else:
                         gemm_rows(
@@ -185,6 +189,6 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                         )
                         scatter_rows(
                             a.ow, a.out_k, a.out_h, a.out_w, sums, min(row, <int64_t>ROWS), out, pixel, count,
-                            first > 0,
+                            more,
                         )
             first += rows

@@ -97,6 +97,12 @@ cdef inline void aim(taps_source *t, int64_t pixel, int64_t count) noexcept nogi
         aim_at(t, row, rows, 0, t.g.ow, True)
 
 
+cdef inline int64_t read_place(const taps_source *t, int64_t pixel) noexcept nogil:
+    """Where an output pixel reads its first tap, in what read_channels gives."""
+    cdef int64_t row = pixel // t.g.ow
+    return (row - t.first_row) * t.row_step + pixel - row * t.g.ow - t.first_column
+
+
 cdef inline int64_t channel_step(const taps_source *t) noexcept nogil:
     """From one channel to the next, in x or among stripes."""
     return t.g.x_c if t.inside else padded_channel(&t.s)

@@ -160,6 +160,7 @@ def im2col_forward(target: Target) -> Callable[..., None]:
             single = last_block - first_block == 1
             for first in range(0, taps, depth):
                 last = min(first + depth, taps)
+                more = first > 0 or args[f.accumulate] != 0
                 channel = first // area
                 tap = first - channel * area
                 p = first
@@ -202,17 +203,17 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                         if copied and single and count % lanes == 0:
                             gemm(
                                 last - first, weight, lda, v.advance(x, first * x_c + pixel), x_c,
-                                v.advance(out, pixel), out_k, bias, k - row, count, first > 0,
+                                v.advance(out, pixel), out_k, bias, k - row, count, more,
                             )  # fmt: skip
                         elif copied and block == first_block and count % lanes == 0:
                             copying_gemm(
                                 last - first, weight, lda, v.advance(x, first * x_c + pixel), x_c, source,
-                                v.advance(out, pixel), out_k, bias, k - row, count, first > 0,
+                                v.advance(out, pixel), out_k, bias, k - row, count, more,
                             )  # fmt: skip
                         elif flat:
                             gemm(
                                 last - first, weight, lda, source, tile_columns, v.advance(out, pixel), out_k, bias,
-                                k - row, count, first > 0,
+                                k - row, count, more,
                             )  # fmt: skip
                         else:
                             gemm(
@@ -221,7 +222,7 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                             )  # fmt: skip
                             scatter(
                                 sums, min(k - row, tile_rows), out, out_k, args[f.out_h], args[f.out_w], ow, pixel,
-                                count, first > 0,
+                                count, more,
                             )  # fmt: skip
 
     return kernel

@@ -17,18 +17,33 @@ def scattering(target: Target) -> Inner:
     width = target.lanes * target.vectors
 
     @target.call
+    def scatter_run(sums, count, to, accumulate):
+        i = 0
+        while i < count:
+            total = v.load_partial(v.advance(sums, i), count - i)
+            if accumulate:
+                total = total + v.load_partial(v.advance(to, i), count - i)
+            v.store_partial(v.advance(to, i), total, count - i)
+            i += v.lanes
+
+    @target.call
     def scatter(sums, rows, out, out_k, out_h, out_w, ow, pixel, count, accumulate):
-        first_h = pixel // ow
-        first_w = pixel - first_h * ow
-        for row in range(rows):
-            to = v.advance(out, row * out_k)
-            h, w = first_h, first_w
-            for i in range(count):
-                at = h * out_h + w * out_w
-                to[at] = sums[row * width + i] + to[at] if accumulate else sums[row * width + i]
-                w += 1
-                if w == ow:
-                    w = 0
-                    h += 1
+        h = pixel // ow
+        w = pixel - h * ow
+        done = 0
+        while done < count:
+            run = min(ow - w, count - done)
+            for row in range(rows):
+                read = v.advance(sums, row * width + done)
+                to = v.advance(out, row * out_k + h * out_h + w * out_w)
+                if out_w == 1:
+                    scatter_run(read, run, to, accumulate)
+                else:
+                    for i in range(run):
+                        at = i * out_w
+                        to[at] = read[i] + to[at] if accumulate else read[i]
+            done += run
+            w = 0
+            h += 1
 
     return scatter
