@@ -105,9 +105,7 @@ def _inside(target: Target, stride: int) -> Inner:
         return [
             f"x = v.advance(s.x, {stride} * (band * s.row + at))",
             "out, rest = v.advance(s.out, band * out_row + at), s.count - band",
-            *_tile(
-                lanes, stride, lambda r: f"v.advance(x, {r} * s.row)", masked=masked, fetch=stride == 2 and not masked
-            ),
+            *_tile(lanes, stride, lambda r: f"v.advance(x, {r} * s.row)", masked=masked, fetch=fetch),
         ]
 
     lines = [

@@ -137,7 +137,8 @@ def im2col_forward(target: Target) -> Callable[..., None]:
             pixel_step = sh * x_h if inside else sh // row_step * row_pitch
             list_taps(kh, kw, dh, dw, row_pitch, pitch, sw if phases > 1 else 1, offsets)
             # whole vectors of x that are panels already are copied by the first of several blocks
-            copied = inside and area == 1 and ih == 1 and flat
+            followed = inside and area == 1
+            copied = followed and ih == 1 and flat
             runs = panels = 0
             for at in range(first_line, last_line):
                 for part in range(first_part, last_part):
@@ -155,7 +156,12 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                             v.advance(places, runs), v.advance(starts, runs), v.advance(counts, runs),
                         )  # fmt: skip
                     panels += 1
-            end_pixel = panel_pixels[panels - 1] + panel_counts[panels - 1]
+            # where the first pixel is read, and how far from there the last one ends
+            row, pixel = panel_pixels[0] // row_pixels, panel_pixels[panels - 1] + panel_counts[panels - 1] - 1
+            last_row = pixel // row_pixels
+            start = (row - first_row) * pixel_step + panel_pixels[0] - row * row_pixels - first_column
+            followed_x = v.advance(x, top * x_h + left + start)
+            reach = (last_row - first_row) * pixel_step + pixel - last_row * row_pixels - first_column + 1 - start
             # one block of output channels has no use for a copy
             single = last_block - first_block == 1
             for first in range(0, taps, depth):
@@ -180,13 +186,13 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                 # rows of x that are read next, in this item or the next one, are fetched in long runs on the way:
                 # the CPU does not follow as many streams as a panel has rows
                 coming = fetched = calls = 0
-                coming_x = v.advance(x, panel_pixels[0] + last * x_c)
-                if copied and not single:
+                coming_x = v.advance(followed_x, last * x_c)
+                if followed and not single:
                     if last < taps:
                         coming = min(depth, taps - last)
                     elif cut + 1 < cuts and item + 1 < end:
                         coming = min(depth, taps)
-                        coming_x = v.advance(x, end_pixel)
+                        coming_x = v.advance(followed_x, reach)
                 for block in range(first_block, last_block):
                     row = block * tile_rows
                     at_weight = group * group_weights + row * taps + first * (1 if unpacked else tile_rows)
@@ -198,7 +204,7 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                         source = v.advance(packed, panel * panel_step)
                         calls += 1
                         due = coming * calls // (panels * (last_block - first_block))
-                        fetch_rows(coming_x, x_c, fetched, due, end_pixel - panel_pixels[0])
+                        fetch_rows(coming_x, x_c, fetched, due, reach)
                         fetched = due
                         if copied and single and count % lanes == 0:
                             gemm(
