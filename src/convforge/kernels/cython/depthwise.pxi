@@ -47,7 +47,7 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
     )
     if in_place and MASKED_LOADS:
         depthwise_in_strips(a, scratch, begin, end)
-    elif in_place and a.ow >= 3 * LANES and depthwise_rows_apart((DEPTHWISE_ROWS - 1) * a.sh + 3, a.x_h):
+    elif in_place and a.ow >= 3 * LANES:
         # on narrower maps most tiles would lie at a border, where masks cost as much as a copy
         depthwise_in_planes(a, scratch, begin, end)
     else:

@@ -1,4 +1,4 @@
-/* The register tile of depthwise 3x3 kernels: one vector of four rows of outputs, all weights in registers.
+/* The register tile of depthwise 3x3 kernels: one vector of four rows of outputs, or of two, all weights in registers.
  *
  * A row of input is read once for all the rows of outputs that see it, and a sum takes a register only for as many
  * rows. It is C for the same reasons as the tile of outer products. */
@@ -34,23 +34,22 @@ VEC_FUNCTION void depthwise_load_3(
 }
 
 /* Line r of the input is x + r * row, or lines[r] + at where lines are given. With `fetch` the lines that the tile
- * below reads are fetched: with a stride of 2 they take as long as the sums from far, and the CPU does not follow lines
- * of a narrow map by itself (96 channels of 112x112: a quarter of the time). With a stride of 1 there is no gain. */
+ * below reads are fetched. */
 VEC_FUNCTION void depthwise_tile_3x3(
-    int step, int pairs, int fetch, const real *x, int64_t row, const real *const *lines, int64_t at, const int64_t *offsets,
+    int rows, int step, int pairs, int fetch, const real *x, int64_t row, const real *const *lines, int64_t at, const int64_t *offsets,
     const vec_mask *masks, const vec *scale, vec bias, real *out, int64_t out_row, int64_t count)
 {
     vec sums[3], a[3];
     TILE_UNROLL
-    for (int r = 0; r < (DEPTHWISE_TILE_ROWS - 1) * step + 3; r++) {
+    for (int r = 0; r < (rows - 1) * step + 3; r++) {
         depthwise_load_3(pairs, lines == NULL ? x : lines[r] + at, offsets, masks, a);
         if (fetch && r >= 3 - step)
-            vec_prefetch(x + DEPTHWISE_TILE_ROWS * step * row);
+            vec_prefetch(x + rows * step * row);
         TILE_UNROLL
         for (int i = 2; i >= 0; i--) {
             /* this is row i of the taps for row t of the outputs */
             int t = (r - i) / step;
-            if (r < i || (r - i) % step != 0 || t >= DEPTHWISE_TILE_ROWS)
+            if (r < i || (r - i) % step != 0 || t >= rows)
                 continue;
             vec sum = scale[i] * a[0];
             if (i > 0)
@@ -76,22 +75,22 @@ VEC_FUNCTION void depthwise_weights_3x3(const real *weight, vec *scale)
 }
 
 VEC_FUNCTION void depthwise_rows_3x3(
-    int step, int pairs, int fetch, const real *x, int64_t row, const int64_t *offsets, const real *weight, real bias, real *out,
+    int rows, int step, int pairs, int fetch, const real *x, int64_t row, const int64_t *offsets, const real *weight, real bias, real *out,
     int64_t out_row, int64_t columns, int64_t count)
 {
     vec scale[9], start = vec_broadcast(bias);
     int64_t columns_of[3] = {offsets[0], offsets[1], offsets[2]};
     depthwise_weights_3x3(weight, scale);
-    for (int64_t top = 0; top < count; top += DEPTHWISE_TILE_ROWS) {
+    for (int64_t top = 0; top < count; top += rows) {
         /* the last vector may overlap the one before */
         for (int64_t column = 0; column < columns; column += LANES) {
             int64_t at = column < columns - LANES ? column : columns - LANES;
             depthwise_tile_3x3(
-                step, pairs, fetch, x + (pairs ? 2 * at : at), row, NULL, 0, columns_of, NULL, scale, start, out + at, out_row,
+                rows, step, pairs, fetch, x + (pairs ? 2 * at : at), row, NULL, 0, columns_of, NULL, scale, start, out + at, out_row,
                 count - top);
         }
-        x += DEPTHWISE_TILE_ROWS * step * row;
-        out += DEPTHWISE_TILE_ROWS * out_row;
+        x += rows * step * row;
+        out += rows * out_row;
     }
 }
 
@@ -102,7 +101,7 @@ static TILE_APART void depthwise_roll_3x3(
     int64_t out_row, int64_t columns, int64_t count)
 {
     if (step == 1)
-        depthwise_rows_3x3(1, 0, 0, x, row, offsets, weight, bias, out, out_row, columns, count);
+        depthwise_rows_3x3(DEPTHWISE_TILE_ROWS, 1, 0, 0, x, row, offsets, weight, bias, out, out_row, columns, count);
     else
-        depthwise_rows_3x3(2, 0, 0, x, row, offsets, weight, bias, out, out_row, columns, count);
+        depthwise_rows_3x3(DEPTHWISE_TILE_ROWS, 2, 0, 0, x, row, offsets, weight, bias, out, out_row, columns, count);
 }

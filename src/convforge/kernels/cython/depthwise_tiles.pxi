@@ -8,6 +8,13 @@ cdef extern from "depthwise_tile.h" nogil:
         int64_t out_row, int64_t columns, int64_t count,
     )
 
+cdef extern from "depthwise_row.h" nogil:
+    enum: ROW_VECTORS  # of a row at least
+    void depthwise_row(
+        const real *x, int64_t row, const real *weight, int64_t taps, real bias, real *out, int64_t out_row,
+        int64_t columns, int64_t count,
+    )
+
 cdef enum:
     DEPTHWISE_ROWS = 4  # of a tile
     DEPTHWISE_NARROW_ROWS = 8  # of a tile of one vector: as many sums as hide the latency of a multiply-add
@@ -254,6 +261,9 @@ cdef inline void depthwise_roll_rows(const depthwise_tiles *s, int64_t columns) 
         depthwise_roll_3x3(
             s.step, s.x, s.row, s.offsets, s.weight, s.bias, s.out, s.out_row, columns, s.count
         )
+        return
+    if s.kh == 1 and s.c == 1 and s.step == 1 and s.offsets[s.kw - 1] < s.kw and columns >= ROW_VECTORS * LANES:
+        depthwise_row(s.x, s.row, s.weight, s.kw, s.bias, s.out, s.out_row, columns, s.count)
         return
     if s.step == 1:
         done = depthwise_roll_1(s, columns)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from convforge.kernels import abi
 from convforge.kernels.numba.depthwise_in_place import in_planes, in_strips
 from convforge.kernels.numba.depthwise_pack import packed_size
-from convforge.kernels.numba.depthwise_panels import next_panels, preparing, rows_apart
+from convforge.kernels.numba.depthwise_panels import next_panels, preparing
 from convforge.kernels.numba.depthwise_separable import separable
-from convforge.kernels.numba.depthwise_tiles import NARROW_ROWS, ROWS, Tiles, rolling, rolling_pairs
+from convforge.kernels.numba.depthwise_tiles import NARROW_ROWS, Tiles, rolling, rolling_pairs
 from convforge.kernels.numba.integers import ceiling
 from convforge.kernels.numba.simd import mask_instructions, masked_loads
 
@@ -63,7 +63,7 @@ def _3x3(target: Target, step: int) -> Callable[..., None]:
     if not mask_instructions(v):
         return in_panels
     cheap_masks = masked_loads(v)
-    panels, apart = target.call(in_panels), rows_apart(target)
+    panels = target.call(in_panels)
     in_place = target.call(in_strips(target, step) if cheap_masks else in_planes(target, step))
 
     def kernel(args, scratch, begin, end):
@@ -71,7 +71,7 @@ def _3x3(target: Target, step: int) -> Callable[..., None]:
         if args[f.c] * args[f.dh] != 1 or args[f.sh] != step or args[f.sw] != step or ow > args[f.columns]:
             panels(args, scratch, begin, end)
         # on narrower maps most tiles would lie at a border, where masks cost as much as a copy
-        elif cheap_masks or (ow >= 3 * lanes and apart((ROWS - 1) * step + 3, args[f.x_h])):
+        elif cheap_masks or ow >= 3 * lanes:
             in_place(args, scratch, begin, end)
         else:
             panels(args, scratch, begin, end)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import TYPE_CHECKING
 
+from convforge.kernels.numba.depthwise_row import VECTORS, rolling_row
 from convforge.kernels.numba.generate import define, indented
 
 if TYPE_CHECKING:
@@ -109,18 +110,18 @@ def _roll(target: Target, way: int, step: int, rows: int, vectors: int) -> Inner
     return target.call(define("roll", lines, v=v))
 
 
-def tile_3x3(step: int, load: Callable[[int], list[str]]) -> list[str]:
-    """Source of a tile of one channel's 3x3 kernel: one vector of ROWS rows, at ``out``, of which ``rest`` are wanted.
+def tile_3x3(step: int, load: Callable[[int], list[str]], rows: int = ROWS) -> list[str]:
+    """Source of a tile of one channel's 3x3 kernel: one vector of some rows, at ``out``, of which ``rest`` are wanted.
 
     ``load(r)`` sets a0, a1 and a2 to what the taps read in row r of the input, which is read once for all the rows of
     outputs that see it; a sum takes a register only for as many rows.
     """
     lines = []
-    for r in range((ROWS - 1) * step + 3):
+    for r in range((rows - 1) * step + 3):
         lines += load(r)
         for i in (2, 1, 0):
             t = (r - i) // step
-            if r < i or (r - i) % step != 0 or t >= ROWS:
+            if r < i or (r - i) % step != 0 or t >= rows:
                 continue
             total = f"w{i} * a0" if i == 0 else f"v.fma(w{i}, a0, s{t})"
             for j in (1, 2):
@@ -198,6 +199,10 @@ def rolling(target: Target, ways: tuple[tuple[int, int], ...], *, any_way: bool 
     one = _roll(target, _SINGLY, 0, NARROW_ROWS, 1)
     names: dict[str, Inner] = {}
     lines = ["def most(s, columns):"]
+    if (1, 1) in ways:
+        names["roll_row"] = rolling_row(target)
+        lines += [f"    if s.kh == 1 and s.c == 1 and s.offsets[s.kw - 1] < s.kw and columns >= {VECTORS * lanes}:"]
+        lines += ["        roll_row(s, columns)", "        return columns"]
     for step in sorted({step for step, kh in ways if kh == 3}):
         names[f"roll_3x3_{step}"] = _roll_3x3(target, step)
         lines += [f"    if s.step == {step} and s.kh == 3 and s.kw == 3 and s.c == 1 and columns >= {lanes}:"]

@@ -4,8 +4,9 @@
 Vectors of the same lanes, of whatever element, work together: ``a < b`` is a mask, a vector of booleans; a pointer's
 dtype decides what ``load`` gives, so that a pointer to int64 loads (and stores) a vector of int64.
 
-Memory is reached by pointers: ``v.pointer(address)`` makes one, ``v.advance(p, i)`` moves it by ``i`` elements,
-``p[i]`` reads or writes an element. Nothing outside the lanes that an operation names is ever touched.
+Memory is reached by pointers: ``v.pointer(address)`` makes one, ``v.address(p)`` takes it back, ``v.advance(p, i)``
+moves it by ``i`` elements, ``p[i]`` reads or writes an element. Nothing outside the lanes that an operation names is
+ever touched.
 
 =================================  ===================================================================================
 ``load(p, i)  store(p, i, x)``     all lanes, at ``p + i``, of any alignment

@@ -86,6 +86,11 @@ def _pointer_to(element: types.Type) -> Any:
 
 
 @primitive
+def _address(p):
+    return types.int64(p), lambda builder, pointer: builder.ptrtoint(pointer, I64)
+
+
+@primitive
 def _advance(p, i):
     return p(p, types.int64), lambda builder, pointer, index: builder.gep(pointer, [index])
 
@@ -182,6 +187,7 @@ def memory(real: types.Type, lanes: int) -> dict[str, Any]:
         "pointer": _pointer_to(real),
         "pointer_int64": _pointer_to(types.int64),
         "pointer_uint8": _pointer_to(types.uint8),
+        "address": _address,
         "advance": _advance,
         "prefetch": _prefetch,
         "store": _store,
