@@ -85,11 +85,15 @@ def _idle(vectors: int, tile: Tile) -> float:
 
 
 def _by_rows(r: Correlation, tile: Tile) -> bool:
-    """Whether panels end with the rows of pixels: few lanes idle, and no row is copied for some of its pixels."""
+    """Whether panels end with the rows of pixels: few lanes idle, and no row is copied for some of its pixels.
+
+    One tap is copied soon enough: whole tiles are worth more.
+    """
     if plain(r):
         return False
-    rowwise = r.output[0] * ceil_div(r.output[1], tile.lanes)
-    return rowwise * 16 <= ceil_div(r.pixels, tile.lanes) * 17
+    row, flat = ceil_div(r.output[1], tile.lanes), ceil_div(r.pixels, tile.lanes)
+    idle, flat_idle = (_idle(row, tile), _idle(flat, tile)) if r.taps == 1 else (0, 0)
+    return r.output[0] * (row + idle) * 16 <= (flat + flat_idle) * 17
 
 
 def _width(r: Correlation, tile: Tile, itemsize: int, machine: Machine, depth: int, by_rows: bool) -> int:
