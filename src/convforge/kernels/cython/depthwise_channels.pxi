@@ -12,15 +12,21 @@ cdef inline void transpose_in(
     cdef vec v[LANES]
     cdef int64_t q = 0
     cdef int i
-    while q < columns:
-        if count == LANES:
-            q = min(q, columns - LANES)
+    if count < LANES:
         for i in range(LANES):
-            v[i] = vec_load(planes[i] + at + q) if count == LANES else vec_load_partial(planes[i] + at + q, count)
+            v[i] = vec_load_partial(planes[i] + at, count)
         vec_transpose(LANES, v)
         for i in range(LANES):
             if i < count:
-                vec_store(to + (q + i) * LANES, v[i])
+                vec_store(to + i * LANES, v[i])
+        return
+    while q < columns:
+        q = min(q, columns - LANES)
+        for i in range(LANES):
+            v[i] = vec_load(planes[i] + at + q)
+        vec_transpose(LANES, v)
+        for i in range(LANES):
+            vec_store(to + (q + i) * LANES, v[i])
         q += LANES
 
 
@@ -37,11 +43,13 @@ cdef inline void transpose_out(
         for i in range(LANES):
             v[i] = vec_load(source + (q + i) * LANES)
         vec_transpose(LANES, v)
-        for i in range(LANES):
-            if i < channels and pixels >= LANES:
+        if channels == LANES and pixels >= LANES:
+            for i in range(LANES):
                 vec_store(out + i * out_k + q, v[i])
-            elif i < channels:
-                vec_store_partial(out + i * out_k, v[i], pixels)
+        else:
+            for i in range(LANES):
+                if i < channels:
+                    vec_store_partial(out + i * out_k + q, v[i], pixels)
         q += LANES
 
 
@@ -98,6 +106,8 @@ cdef void depthwise_channels(const int64_t *args, char *scratch, int64_t begin, 
     # columns of the copy, which begins ph and pw before x, that are columns of x
     cdef int64_t left = max(a.pw, <int64_t>0), columns = min(width, a.iw + a.pw) - left
     cdef int64_t count = min(columns, <int64_t>LANES), tiles = ceil_div(a.ow, DEPTHWISE_PIXELS)
+    # tiles in equal shares: the first ones have a pixel more
+    cdef int64_t fewest = a.ow // max(tiles, <int64_t>1), longer = a.ow - fewest * tiles
     cdef int64_t item, image, panel, first, last, vector, channel, channels, line, row, tile, pixel, pixels, i
     cdef bint flat = a.out_h == a.ow or a.oh == 1
     cdef const real *planes[LANES]
@@ -128,9 +138,9 @@ cdef void depthwise_channels(const int64_t *args, char *scratch, int64_t begin, 
             if a.bias:
                 bias = vec_load_partial(<const real *>a.bias + channel, channels)
             for row in range(a.oh):
+                pixel = 0
                 for tile in range(tiles):
-                    pixel = a.ow * tile // tiles
-                    pixels = a.ow * (tile + 1) // tiles - pixel
+                    pixels = fewest + 1 if tile < longer else fewest
                     x = copy + (row * a.sh * width + pixel * a.sw) * LANES
                     out = sums + (row * a.ow + pixel) * LANES
                     if a.sw == 1:
@@ -148,6 +158,7 @@ cdef void depthwise_channels(const int64_t *args, char *scratch, int64_t begin, 
                             a.sw, pixels, a.kh, a.kw, x, a.dh * width * LANES, a.dw * LANES, weight,
                             (last - first) * LANES, bias, out,
                         )
+                    pixel += pixels
             out = <real *>a.out + image * a.out_n + channel * a.out_k
             if flat:
                 transpose_out(sums, a.oh * a.ow, channels, out, a.out_k)

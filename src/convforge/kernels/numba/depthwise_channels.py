@@ -51,10 +51,10 @@ def _transpose_out(target: Target, whole: bool) -> Inner:
     return target.call(define("transpose_block", lines, v=v, **functions))
 
 
-def _pixels(target: Target, pixels: int) -> Inner:
+def _pixels(target: Target, pixels: int, step: int | None) -> Inner:
     """Make ``pixels(step, kh, kw, x, row, column, weight, pitch, bias, to)``: the sums of some pixels side by side.
 
-    ``row`` and ``column`` lie between taps, ``pitch`` between weights.
+    ``row`` and ``column`` lie between taps, ``pitch`` between weights. Without a ``step`` here it is any.
     """
     v, lanes = target.v, target.lanes
     each = range(pixels)
@@ -62,10 +62,24 @@ def _pixels(target: Target, pixels: int) -> Inner:
     lines += [f"    s{t} = v.zero()" for t in each]
     lines += ["    for i in range(kh):", "        tap = v.advance(x, i * row)", "        for j in range(kw):"]
     lines += ["            scale = v.load(weight, 0)"]
-    lines += [f"            s{t} = v.fma(scale, v.load(tap, {t * lanes} * step), s{t})" for t in each]
+    lines += [f"            s{t} = v.fma(scale, v.load(tap, {t * lanes} * {step or 'step'}), s{t})" for t in each]
     lines += ["            weight = v.advance(weight, pitch)", "            tap = v.advance(tap, column)"]
     lines += [f"    v.store(to, {t * lanes}, s{t} + bias)" for t in each]
     return target.call(define("pixels", lines, v=v))
+
+
+def _pixels_of(target: Target) -> Inner:
+    """Make ``pixels_of(pixels, step, ...)``, which calls the others: whole tiles with the fewest tests."""
+    lines = ["def pixels_of(pixels, step, kh, kw, x, row, column, weight, pitch, bias, to):"]
+    tiles: dict[str, Inner] = {}
+    for name, test, step in (("dense", "step == 1", 1), ("apart", "step != 1", None)):
+        lines += [f"    if {test}:"]
+        for count in range(_PIXELS, 0, -1):
+            tiles[f"{name}{count}"] = _pixels(target, count, step)
+            lines += [f"        if pixels == {count}:"]
+            lines += [f"            {name}{count}(step, kh, kw, x, row, column, weight, pitch, bias, to)"]
+            lines += ["            return"]
+    return target.call(define("pixels_of", lines, **tiles))
 
 
 def depthwise_channels(target: Target) -> Callable[..., None]:
@@ -74,12 +88,7 @@ def depthwise_channels(target: Target) -> Callable[..., None]:
     f = abi.fields("depthwise_channels")
     in_whole, in_part = _transpose_in(target, True), _transpose_in(target, False)
     out_whole, out_part = _transpose_out(target, True), _transpose_out(target, False)
-    lines = ["def pixels_of(pixels, step, kh, kw, x, row, column, weight, pitch, bias, to):"]
-    for count in range(1, _PIXELS + 1):
-        lines += [f"    if pixels == {count}:"]
-        lines += [f"        pixels{count}(step, kh, kw, x, row, column, weight, pitch, bias, to)"]
-    tiles_of = {f"pixels{count}": _pixels(target, count) for count in range(1, _PIXELS + 1)}
-    pixels_of = target.call(define("pixels_of", lines, **tiles_of))
+    pixels_of = _pixels_of(target)
 
     @target.call
     def transpose_in(x, x_c, last, columns, to):
@@ -108,7 +117,10 @@ def depthwise_channels(target: Target) -> Callable[..., None]:
         # columns of the copy, which begins ph and pw before x, that are columns of x
         left = max(pw, 0)
         columns = min(width, args[f.iw] + pw) - left
+        # tiles in equal shares: the first ones have a pixel more
         tiles = (ow + _PIXELS - 1) // _PIXELS
+        fewest = ow // max(tiles, 1)
+        longer = ow - fewest * tiles
         # scratch: copy[height][width][LANES], sums[oh][ow][LANES]
         copy = v.pointer(scratch)
         sums = v.advance(copy, height * width * lanes)
@@ -131,13 +143,15 @@ def depthwise_channels(target: Target) -> Callable[..., None]:
                 if args[f.bias] != 0:
                     bias = v.load_partial(v.advance(v.pointer(args[f.bias]), channel), channels)
                 for row in range(oh):
+                    pixel = 0
                     for tile in range(tiles):
-                        pixel = ow * tile // tiles
+                        pixels = fewest + 1 if tile < longer else fewest
                         pixels_of(
-                            ow * (tile + 1) // tiles - pixel, sw, kh, kw,
+                            pixels, sw, kh, kw,
                             v.advance(copy, (row * sh * width + pixel * sw) * lanes), dh * width * lanes, dw * lanes,
                             weight, (last - first) * lanes, bias, v.advance(sums, (row * ow + pixel) * lanes),
                         )  # fmt: skip
+                        pixel += pixels
                 out = v.advance(v.pointer(args[f.out]), image * args[f.out_n] + channel * args[f.out_k])
                 if args[f.out_h] == ow or oh == 1:
                     transpose_out(sums, oh * ow, channels, out, args[f.out_k])
