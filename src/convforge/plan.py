@@ -53,6 +53,7 @@ class Plan:
         self._executors = {p: chosen.executor(problem, p) for p, chosen in self._chosen.items()}
         self._shapes = {p: operand_shapes(problem, p) for p in passes}
         self._results = {p: shapes["out"] for p, shapes in self._shapes.items()}
+        self._with_indices = "indices" in self._shapes.get("forward", ())
         # what the packed layout depends on: a policy packs for a tile alike in every backend
         packers = (
             (p, each.name, each.backend in ("numpy", "cuda") and each.backend) for p, each in self._chosen.items()
@@ -164,9 +165,7 @@ class Plan:
             given = {"x": x, "weight": array, "bias": bias, "out": out}
             results = self._run_on_gpu("forward", given, packed, stream)
             return (results["out"], results["indices"]) if "indices" in results else results["out"]
-        indices = None
-        if "indices" in self._shapes.get("forward", ()):
-            indices = np.empty(self.problem.output_shape, np.int64)
+        indices = np.empty(self.problem.output_shape, np.int64) if self._with_indices else None
         if out is None:
             out = self._result("forward")
         result = self._run("forward", out, (x, array, bias, out, None, indices), packed, stream)

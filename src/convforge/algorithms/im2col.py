@@ -6,7 +6,7 @@ channels while they are in the first cache (Anderson et al., "Low-memory GEMM-ba
 
 Memory beyond the arrays: a worker takes at most one and a quarter times the second cache (of a mebibyte, where that is
 smaller), the packed weight at most a tile's rows times the weight (a group with one output channel fills a block of
-them), and the partial sums of a weight gradient at most sixteen times the weight.
+them) and a number for each tap of an output channel, and the partial sums of a weight gradient at most sixteen times the weight.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from convforge.algorithms import im2col_dots, im2col_grad, im2col_panels, im2col
 from convforge.algorithms.im2col_blocks import MOST_DEPTH, least_items, streams
 from convforge.algorithms.lowering import Correlation, by_taps, correlations, inside
 from convforge.algorithms.policy import Policy
-from convforge.algorithms.stages import fill_zero, refuses_all_but_2d, round_up
+from convforge.algorithms.stages import add_padding, fill_zero, refuses_all_but_2d, round_up, zero_products
 from convforge.problem import ConvProblem
 from convforge.program import Program, Stage, buffer
 
@@ -57,20 +57,27 @@ def _program(problem: Problem, pass_: str, tile: Tile, machine: Machine) -> Prog
     unprepared: Stage | None = None
     packed_bytes = scratch_bytes = 0
     itemsize = problem.itemsize
-    every = _correlations(problem, pass_, tile, machine)
+    cuts = _cuts(problem, pass_, tile, machine)
+    every = [part for _, parts in cuts for part in parts]
     if _in_dots(problem, pass_, every, machine):
         return im2col_dots.program(every[0], problem.dtype, itemsize, least_items(machine))
-    for r in every:
-        if r.taps == 0:
-            stages.append(fill_zero(r))
-            continue
-        product = im2col_pixels if _prefers_pixels(r, tile, itemsize, machine) else im2col_panels
-        cut = product.cut(r, tile, itemsize, machine, buffer("packed", packed_bytes))
-        prepare.append(cut.pack)
-        stages.append(cut.stage)
-        unprepared = cut.unprepared
-        packed_bytes += round_up(cut.packed * itemsize)
-        scratch_bytes = max(scratch_bytes, cut.scratch_bytes)
+    for whole, parts in cuts:
+        for r in parts:
+            if r.taps == 0:
+                stages.append(fill_zero(r))
+                continue
+            product = im2col_pixels if _prefers_pixels(r, tile, itemsize, machine) else im2col_panels
+            cut = product.cut(r, tile, itemsize, machine, buffer("packed", packed_bytes))
+            prepare.append(cut.pack)
+            stages.append(cut.stage)
+            unprepared = cut.unprepared
+            packed_bytes += round_up(cut.packed * itemsize)
+            scratch_bytes = max(scratch_bytes, cut.scratch_bytes)
+        if parts != [whole]:
+            sums = buffer("packed", packed_bytes)
+            prepare.append(zero_products(whole, sums))
+            stages.append(add_padding(whole, sums))
+            packed_bytes += round_up(whole.groups * whole.k * whole.taps * itemsize)
     program = Program(
         dtype=problem.dtype, stages=stages, prepare=prepare, packed_bytes=packed_bytes, scratch_bytes=scratch_bytes
     )
@@ -90,7 +97,17 @@ def _in_dots(problem: ConvProblem, pass_: str, every: list[Correlation], machine
 
 
 def _correlations(problem: ConvProblem, pass_: str, tile: Tile, machine: Machine) -> list[Correlation]:
-    """The correlations of a pass, those of them in parts that leave out much padding that way."""
+    """All that makes up a pass."""
+    return [part for _, parts in _cuts(problem, pass_, tile, machine) for part in parts]
+
+
+def _cuts(
+    problem: ConvProblem, pass_: str, tile: Tile, machine: Machine
+) -> list[tuple[Correlation, list[Correlation]]]:
+    """The correlations of a pass, each with the parts that it is done in: those that leave out much padding that way.
+
+    Padding is zeros that take part in the sums, which shows where a weight is not finite: that is then added.
+    """
     result, itemsize = [], problem.itemsize
 
     def flops(parts: list[Correlation]) -> float:
@@ -105,7 +122,7 @@ def _correlations(problem: ConvProblem, pass_: str, tile: Tile, machine: Machine
                 limit = min(tile.rows * problem.weight_bytes, problem.weight_bytes + _MORE_PACKED)
                 if packed <= limit and flops(parts) < least:
                     best, least = parts, flops(parts)
-        result += best
+        result.append((r, best))
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from convforge.algorithms.lowering import Correlation, output_fields
+from convforge.algorithms.lowering import Correlation, geometry, output_fields, weight_fields
 from convforge.problem import ConvProblem, Problem
 from convforge.program import Slot, Stage, View, buffer
 
@@ -64,3 +64,14 @@ def fill_zero(r: Correlation) -> Stage:
         {**output_fields(r), "n": r.n, "channels": channels, "oh": r.output[0], "ow": r.output[1]},
         r.n * channels,
     )
+
+
+def zero_products(r: Correlation, sums: Slot) -> Stage:
+    """The stage that finds what padding adds, tap by tap: zeros, but for weights that are not finite."""
+    sizes: dict[str, Slot | int] = {"g": r.groups, "k": r.k, "c": r.c, "kh": r.kernel[0], "kw": r.kernel[1]}
+    return Stage("zero_products", {**weight_fields(r), "sums": sums, **sizes}, r.groups * r.k)
+
+
+def add_padding(r: Correlation, sums: Slot) -> Stage:
+    """The stage that adds it, where products left padding out."""
+    return Stage("add_padding", {"sums": sums, **output_fields(r), **geometry(r)}, r.n * r.groups * r.k)

@@ -98,6 +98,10 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "split_phases": (*INPUT, "phases", "n", "ih", "iw", "ph", "pw", "dh", "dw", "rows", "columns"),
     # likewise without padding, and back: what is past the edge of out is left out; items: n * channels
     "join_phases": ("phases", *OUTPUT, "n", "oh", "ow", "dh", "dw", "rows", "columns"),
+    # sums[g][k][kh * kw] = sum over c of 0 * weight: not 0 where a weight is not finite; items: g * k
+    "zero_products": (*WEIGHT, "sums", "g", "k", "c", "kh", "kw"),
+    # out += these for the taps that an output reads outside of x; items: n * g * k
+    "add_padding": ("sums", *OUTPUT, *GEOMETRY),
     # panels of LANES * VECTORS pixels cover all pixels, or each row of them by itself (by_rows); an item takes at most
     # width of them: a part of such a line, or several lines. items: n * g * splits of the k rows * those; depth: rows
     # of lowered input at a time; unpacked: weights are not from pack_weight but [g][k][c * kh * kw]; accumulate: the

@@ -84,7 +84,9 @@ class Executor:
 
     def __call__(self, operands: Operands, packed: np.ndarray | None = None) -> None:
         """Run the program on operands that are plain, writing into ``out``."""
-        self._run(operands, packed, *(self._unprepared if packed is None else self._prepared))
+        # unpacked here, not with a star in the call, which takes a fifth of a microsecond
+        first, end = self._unprepared if packed is None else self._prepared
+        self._run(operands, packed, first, end)
 
     def call_with_copies(self, operands: Operands, packed: np.ndarray | None = None) -> None:
         """Run the program on operands of any layout, alignment and byte order."""

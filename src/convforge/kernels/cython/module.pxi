@@ -14,6 +14,7 @@ include "im2col.pxi"
 include "im2col_pixels.pxi"
 include "im2col_dots.pxi"
 include "im2col_grad.pxi"
+include "im2col_padding.pxi"
 include "winograd_blocks.pxi"
 include "winograd_input.pxi"
 include "winograd_weight.pxi"
@@ -57,6 +58,8 @@ KERNELS = {
     "im2col_pixels": address(im2col_pixels),
     "im2col_dots": address(im2col_dots),
     "im2col_grad_weight": address(im2col_grad_weight),
+    "zero_products": address(zero_products),
+    "add_padding": address(add_padding),
     "winograd_f2_weight": address(winograd_f2_weight),
     "winograd_f2_forward": address(winograd_f2_forward),
     "winograd_f2_input": address(winograd_f2_input),

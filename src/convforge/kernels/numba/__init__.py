@@ -26,6 +26,8 @@ MODULES = {
     "im2col_pixels": "im2col_pixels",
     "im2col_dots": "im2col_dots",
     "im2col_grad_weight": "im2col_grad",
+    "zero_products": "im2col_padding",
+    "add_padding": "im2col_padding",
     "direct_forward": "direct",
     "direct_grad_weight": "direct_grad",
     "pack_depthwise": "depthwise_pack",
