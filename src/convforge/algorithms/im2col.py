@@ -6,7 +6,8 @@ channels while they are in the first cache (Anderson et al., "Low-memory GEMM-ba
 
 Memory beyond the arrays: a worker takes at most one and a quarter times the second cache (of a mebibyte, where that is
 smaller), the packed weight at most a tile's rows times the weight (a group with one output channel fills a block of
-them) and a number for each tap of an output channel, and the partial sums of a weight gradient at most sixteen times the weight.
+them) and a number for each tap of an output channel, and the partial sums of a weight gradient at most sixteen times
+the weight.
 """
 
 from __future__ import annotations
