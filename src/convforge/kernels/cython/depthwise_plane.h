@@ -36,8 +36,9 @@ VEC_FUNCTION void depthwise_sides(
         depthwise_masks_3x3(stride, plane, at, masks);
         for (int64_t band = top; band < bottom; band += DEPTHWISE_TILE_ROWS)
             depthwise_tile_3x3(
-                DEPTHWISE_TILE_ROWS, stride, stride == 2, 0, plane->x + band * stride * plane->row + stride * at, plane->row, NULL, 0,
-                depthwise_neighbours, masks, scale, start, out + band * out_row + at, out_row, count - band);
+                DEPTHWISE_TILE_ROWS, stride, stride == 2, 0, plane->x + band * stride * plane->row + stride * at,
+                plane->row, NULL, 0, depthwise_neighbours, masks, scale, start, out + band * out_row + at, out_row,
+                count - band);
     }
 }
 
@@ -52,20 +53,21 @@ VEC_FUNCTION void depthwise_band(
         int64_t at = column < columns - LANES ? column : columns - LANES;
         if (column >= left && column < right) {
             depthwise_tile_3x3(
-                DEPTHWISE_TILE_ROWS, stride, stride == 2, 0, NULL, 0, lines, stride * at, depthwise_neighbours, NULL, scale, start, out + at,
-                out_row, count);
+                DEPTHWISE_TILE_ROWS, stride, stride == 2, 0, NULL, 0, lines, stride * at, depthwise_neighbours, NULL,
+                scale, start, out + at, out_row, count);
             continue;
         }
         depthwise_masks_3x3(stride, plane, at, masks);
         depthwise_tile_3x3(
-            DEPTHWISE_TILE_ROWS, stride, stride == 2, 0, NULL, 0, lines, stride * at, depthwise_neighbours, masks, scale, start, out + at,
-            out_row, count);
+            DEPTHWISE_TILE_ROWS, stride, stride == 2, 0, NULL, 0, lines, stride * at, depthwise_neighbours, masks,
+            scale, start, out + at, out_row, count);
     }
 }
 
 /* Elements from one line to the next from where on lines are long: what tiles of four rows read and write may fall on
- * the same few lines of the first cache then, if that is a power of 2, and the CPU's own prefetching stops at each page.
- * Tiles of two rows fit always, and fetch what the next ones read (a Sobel filter of 1024x1024 takes a fifth less). */
+ * the same few lines of the first cache then, if that is a power of 2, and the CPU's own prefetching stops at each
+ * page. Tiles of two rows fit always, and fetch what the next ones read (a Sobel filter of 1024x1024 takes a fifth
+ * less). */
 static const int64_t depthwise_long = 1024 / sizeof(real);
 
 /* Of a plane in place the tiles that begin in [top, bottom) x [left, right), where nothing lacks.

@@ -36,8 +36,9 @@ VEC_FUNCTION void depthwise_load_3(
 /* Line r of the input is x + r * row, or lines[r] + at where lines are given. With `fetch` the lines that the tile
  * below reads are fetched. */
 VEC_FUNCTION void depthwise_tile_3x3(
-    int rows, int step, int pairs, int fetch, const real *x, int64_t row, const real *const *lines, int64_t at, const int64_t *offsets,
-    const vec_mask *masks, const vec *scale, vec bias, real *out, int64_t out_row, int64_t count)
+    int rows, int step, int pairs, int fetch, const real *x, int64_t row, const real *const *lines, int64_t at,
+    const int64_t *offsets, const vec_mask *masks, const vec *scale, vec bias, real *out, int64_t out_row,
+    int64_t count)
 {
     vec sums[3], a[3];
     TILE_UNROLL
@@ -75,8 +76,8 @@ VEC_FUNCTION void depthwise_weights_3x3(const real *weight, vec *scale)
 }
 
 VEC_FUNCTION void depthwise_rows_3x3(
-    int rows, int step, int pairs, int fetch, const real *x, int64_t row, const int64_t *offsets, const real *weight, real bias, real *out,
-    int64_t out_row, int64_t columns, int64_t count)
+    int rows, int step, int pairs, int fetch, const real *x, int64_t row, const int64_t *offsets, const real *weight,
+    real bias, real *out, int64_t out_row, int64_t columns, int64_t count)
 {
     vec scale[9], start = vec_broadcast(bias);
     int64_t columns_of[3] = {offsets[0], offsets[1], offsets[2]};
@@ -86,8 +87,8 @@ VEC_FUNCTION void depthwise_rows_3x3(
         for (int64_t column = 0; column < columns; column += LANES) {
             int64_t at = column < columns - LANES ? column : columns - LANES;
             depthwise_tile_3x3(
-                rows, step, pairs, fetch, x + (pairs ? 2 * at : at), row, NULL, 0, columns_of, NULL, scale, start, out + at, out_row,
-                count - top);
+                rows, step, pairs, fetch, x + (pairs ? 2 * at : at), row, NULL, 0, columns_of, NULL, scale, start,
+                out + at, out_row, count - top);
         }
         x += rows * step * row;
         out += rows * out_row;
