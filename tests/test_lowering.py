@@ -90,7 +90,7 @@ def test_few_parts_where_little_is_saved():
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 @pytest.mark.parametrize("pass_", ["forward", "grad_input"])
 @pytest.mark.parametrize(
-    "text", ["n2c40k24i24x24f3x3p13d13:bias", "n1c24k40i16x18f3x3p20d20", "n2c50k48i20x19f3x3p9d9:bias"]
+    "text", ["n2c40k24i24x24f3x3p13d13:bias", "n1c24k40i16x18f3x3p20d20", "n1c64k64i40x40f3x3p18d18:bias"]
 )
 def test_matrix_products_leave_padding_out(kernel, text, pass_, rng):
     problem = cf.parse(text)
@@ -108,9 +108,9 @@ def test_matrix_products_leave_padding_out(kernel, text, pass_, rng):
 
 
 def test_taps_one_by_one_add_to_the_output():
-    """The third of the problems above is done so, in both passes."""
+    """Parts of so many channels would pack too much, whatever the machine's tile."""
     here = machine()
-    problem = cf.parse("n2c50k48i20x19f3x3p9d9:bias")
+    problem = cf.parse("n1c2048k256i33x33f3x3p12d12:bias")
     (policy,) = im2col.POLICIES
     for pass_ in ("forward", "grad_input"):
         program = policy.program(problem, pass_, here.tile(problem.dtype), here)
