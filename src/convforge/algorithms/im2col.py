@@ -110,19 +110,14 @@ def _cuts(
     Padding is zeros that take part in the sums, which shows where a weight is not finite: that is then added.
     """
     result, itemsize = [], problem.itemsize
-
-    def flops(parts: list[Correlation]) -> float:
-        return sum(_flops(part, tile, itemsize, machine) for part in parts)
-
+    most_packed = min(tile.rows * problem.weight_bytes, problem.weight_bytes + _MORE_PACKED)
     for r in correlations(problem, pass_):
-        best = [r]
-        if r.taps > 1:
-            least = _PART_SHARE * flops(best)
-            for parts in (inside(r), by_taps(r)):
-                packed = sum(part.taps for part in parts) * r.groups * round_up(r.k, tile.lanes) * r.c * itemsize
-                limit = min(tile.rows * problem.weight_bytes, problem.weight_bytes + _MORE_PACKED)
-                if packed <= limit and flops(parts) < least:
-                    best, least = parts, flops(parts)
+        best, least = [r], _PART_SHARE * _flops(r, tile, itemsize, machine)
+        for parts in (inside(r), by_taps(r)) if r.taps > 1 else ():
+            packed = sum(part.taps for part in parts) * r.groups * round_up(r.k, tile.lanes) * r.c * itemsize
+            flops = sum(_flops(part, tile, itemsize, machine) for part in parts)
+            if packed <= most_packed and flops < least:
+                best, least = parts, flops
         result.append((r, best))
     return result
 
