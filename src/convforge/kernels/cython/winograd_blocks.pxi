@@ -35,8 +35,9 @@ cdef enum:
     WINOGRAD_DEPTH = 128
 
 
+# image, row and column are the first tile's
 cdef struct winograd_block:
-    int64_t first, tiles, vectors, panels
+    int64_t first, tiles, vectors, panels, image, row, column
 
 
 cdef inline int winograd_m(int f) noexcept nogil:
@@ -66,13 +67,16 @@ cdef inline int winograd_area(int f) noexcept nogil:
 cdef inline winograd_block winograd_nth_block(int f, const winograd_args *a, int64_t number) noexcept nogil:
     cdef winograd_block b
     cdef int m = winograd_m(f)
-    cdef int64_t tiles = a.n * ceil_div(a.oh, m) * ceil_div(a.ow, m)
+    cdef int64_t th = ceil_div(a.oh, m), tw = ceil_div(a.ow, m), tiles = a.n * th * tw
     cdef int64_t vectors = (tiles + LANES - 1) // LANES
     cdef int64_t begin = vectors * number // a.blocks, end = vectors * (number + 1) // a.blocks
     b.first = begin * LANES
     b.tiles = min(tiles, end * LANES) - b.first
     b.vectors = end - begin
     b.panels = (b.vectors + VECTORS - 1) // VECTORS
+    b.image = b.first // (th * tw)
+    b.row = b.first // tw % th
+    b.column = b.first % tw
     return b
 
 

@@ -31,7 +31,7 @@ cdef inline void winograd_transform_grad_output(
     """One channel of grad_output: A both ways."""
     cdef int m = winograd_m(f), alpha = winograd_alpha(f)
     cdef int64_t th = ceil_div(a.oh, m), tw = ceil_div(a.ow, m)
-    cdef int64_t image = b.first // (th * tw), row = b.first // tw % th, column = b.first % tw
+    cdef int64_t image = b.image, row = b.row, column = b.column
     cdef int64_t pitch = winograd_pitch(f, b), done = 0, run, left, q, group
     cdef real *body = scratch
     cdef const real *zeros = body + alpha * pitch

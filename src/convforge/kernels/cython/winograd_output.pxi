@@ -73,20 +73,21 @@ cdef inline void winograd_transform_output(
     cdef vec total, shift
     for k in range(first_k, first_k + count):
         total = vec_zero()
+        first = 0
         for panel in range(b.panels):
-            first = winograd_panel(b, panel)
             width = winograd_panel(b, panel + 1) - first
             products = p + area * (padded * first + (k - first_k) * width) * LANES
             for group in range(width):
                 total = total + winograd_tiles(
                     f, products + group * LANES, width * LANES, rows + (first + group) * m * LANES, pitch
                 )
+            first += width
         sum = vec_sum(total)
         bias = (<const real *>a.bias)[g * a.k + k] if a.bias else 0
         shift = vec_broadcast(bias)
-        image = b.first // (th * tw)
-        row = b.first // tw % th
-        column = b.first % tw
+        image = b.image
+        row = b.row
+        column = b.column
         done = 0
         while done < b.tiles:
             run = min(tw - column, b.tiles - done)
@@ -96,9 +97,9 @@ cdef inline void winograd_transform_output(
                 winograd_repair(
                     f, a, image, g, k, row * m, column * m, height, columns, rows + done * m, pitch
                 )
+            source = rows + done * m
+            out = <real *>a.out + image * a.out_n + (g * a.k + k) * a.out_k + row * m * a.out_h + column * m
             for i in range(height):
-                source = rows + i * pitch + done * m
-                out = <real *>a.out + image * a.out_n + (g * a.k + k) * a.out_k + (row * m + i) * a.out_h + column * m
                 q = 0
                 while q + LANES <= columns:
                     vec_store(out + q, vec_load(source + q) + shift)
@@ -106,8 +107,10 @@ cdef inline void winograd_transform_output(
                     q += LANES
                 if q < columns and columns >= LANES:  # some once more: masked stores take tens of cycles on AMD's AVX2
                     vec_store(out + columns - LANES, vec_load(source + columns - LANES) + shift)
-                elif q < columns:
-                    vec_store_partial(out + q, vec_load_partial(source + q, columns - q) + shift, columns - q)
+                elif q < columns:  # of scratch all lanes may be read
+                    vec_store_partial(out + q, vec_load(source + q) + shift, columns - q)
+                source += pitch
+                out += a.out_h
             done += run
             column = 0
             row += 1

@@ -64,6 +64,12 @@ class Blocks:
             )
 
         @target.jit
+        def place(args, tile):
+            """(image, row, column) of a tile."""
+            th, tw = (args[f.oh] + m - 1) // m, (args[f.ow] + m - 1) // m
+            return tile // (th * tw), tile // tw % th, tile % tw
+
+        @target.jit
         def panel_start(vectors, panels, panel):
             """First vector of a panel."""
             return vectors * panel // panels
@@ -73,7 +79,7 @@ class Blocks:
             """Length of a virtual row: the last store may reach beyond the last tile."""
             return (vectors * step + rest) * lanes
 
-        self.f, self.block, self.panel_start, self.pitch = f, block, panel_start, pitch
+        self.f, self.block, self.place, self.panel_start, self.pitch = f, block, place, panel_start, pitch
         if kernel not in ("forward", "output"):
             return
 

@@ -27,7 +27,7 @@ def _grad_transform(filtering: Filtering, target: Target) -> Callable[..., None]
     v, lanes = target.v, target.lanes
     m, alpha, area = filtering.m, filtering.alpha, filtering.alpha**2
     shape = Blocks(target, filtering, "grad_transform")
-    f, block, pitch_of = shape.f, shape.block, shape.pitch
+    f, block, place, pitch_of = shape.f, shape.block, shape.place, shape.pitch
     transform_input = input_transform(target, filtering, shape)
     product = product_by(target, filtering, "grad_output")
     deinterleave = shuffles(target, codegen.deinterleave(m, lanes), "deinterleave")
@@ -56,7 +56,7 @@ def _grad_transform(filtering: Filtering, target: Target) -> Callable[..., None]
     @target.call
     def transform_grad_output(args, first, tiles, vectors, y, to, step, body):
         th, tw = (args[f.oh] + m - 1) // m, (args[f.ow] + m - 1) // m
-        image, row, column = first // (th * tw), first // tw % th, first % tw
+        image, row, column = place(args, first)
         pitch = pitch_of(vectors)
         zeros = v.advance(body, alpha * pitch)
         done = 0

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def input_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inner:
     """Make ``transform_input(args, first, tiles, vectors, panels, g, begin, end, to, scratch)``: a group's channels."""
     v, lanes = target.v, target.lanes
-    f, panel_start, pitch_of = shape.f, shape.panel_start, shape.pitch
+    f, place, panel_start, pitch_of = shape.f, shape.place, shape.panel_start, shape.pitch
     m, step, halo_size, alpha = filtering.m, filtering.step, filtering.halo, filtering.alpha
     last = v.shuffle(tuple(range(1, lanes + 1)))
 
@@ -24,9 +24,9 @@ def input_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inne
     def input_row(x, x_h, ih, row, zeros):
         return v.advance(x, row * x_h) if 0 <= row < ih else zeros
 
-    lines = ["def run_rows(x, next_channel, x_h, ih, iw, top, left, run, zeros, body, pitch):"]
+    lines = ["def run_rows(x, next_channel, x_h, ih, iw, top, left, columns, zeros, body, pitch):"]
     lines += [f"    r{i} = v.advance(input_row(x, x_h, ih, top + {i}, zeros), left)" for i in range(alpha)]
-    lines += [f"    for q in range(0, run * {step} + {halo_size}, {lanes}):"]
+    lines += [f"    for q in range(0, columns, {lanes}):"]
     lines += [f"        if left + q >= 0 and left + q + {lanes} <= iw:"]
     lines += [f"            d{i} = v.load(r{i}, q)" for i in range(alpha)]
     lines += [f"            v.prefetch(r{i}, q + next_channel)" for i in range(step)]
@@ -38,22 +38,25 @@ def input_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inne
     run_rows = target.jit(define("run_rows", lines, v=v, input_row=input_row, product=product))
 
     @target.call
-    def rows(args, first, tiles, vectors, x, body, halo, zeros):
+    def rows(args, image, row, column, tiles, vectors, x, body, halo, zeros):
         """B^T down the columns of a channel: virtual rows to body, what follows the last tile of a run to halo."""
         th, tw = (args[f.oh] + m - 1) // m, (args[f.ow] + m - 1) // m
-        image, row, column = first // (th * tw), first // tw % th, first % tw
+        # of the last tile of a row, where padding is all that it has in the halo
+        last_halo = halo_size if tw * step - args[f.pw] < args[f.iw] else 0
         pitch = pitch_of(vectors)
         done = 0
         while done < tiles:
             run = min(tw - column, tiles - done)
+            count = run * step + (last_halo if column + run == tw else halo_size)
             run_rows(
                 v.advance(x, image * args[f.x_n]), args[f.x_c], args[f.x_h], args[f.ih], args[f.iw],
-                row * step - args[f.ph], column * step - args[f.pw], run, zeros, v.advance(body, done * step), pitch,
+                row * step - args[f.ph], column * step - args[f.pw], count, zeros, v.advance(body, done * step), pitch,
             )  # fmt: skip
             done += run
-            for i in range(alpha):
-                for j in range(halo_size):
-                    halo[(halo_size * i + j) * vectors * lanes + done - 1] = body[i * pitch + done * step + j]
+            if count > run * step:
+                for i in range(alpha):
+                    for j in range(halo_size):
+                        halo[(halo_size * i + j) * vectors * lanes + done - 1] = body[i * pitch + done * step + j]
             column = 0
             row += 1
             if row == th:
@@ -72,32 +75,29 @@ def input_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inne
         others = f"v.load(halo, ({j} * vectors + group) * {lanes})"
         lines += [f"        d{step + j} = v.select(inside, last(d{j}, n{j}), {others})"]
     lines += [f"        {names('o', alpha)} = product({names('d', alpha)})"]
-    lines += ["        to, step = v.pointer(targets[2 * group]), targets[2 * group + 1]"]
+    lines += ["        to, step = v.pointer(targets[4 * group]), targets[4 * group + 1]"]
     lines += [f"        v.store(to, {j} * step, o{j})" for j in range(alpha)]
-    lines += [f"        targets[2 * group] += {alpha} * step * {v.itemsize}"]
+    lines += [f"        targets[4 * group] += {alpha} * step * {v.itemsize}"]
     deinterleave = shuffles(target, codegen.deinterleave(step, lanes), "deinterleave")
     row_columns = target.jit(define("row_columns", lines, v=v, last=last, product=product, deinterleave=deinterleave))
 
     @target.call
-    def columns(args, vectors, panels, channel, body, halo, keep, to, targets):
-        """B^T along the virtual rows of a channel, tiles into lanes."""
-        for panel in range(panels):
-            start = panel_start(vectors, panels, panel)
-            width = panel_start(vectors, panels, panel + 1) - start
-            for group in range(start, start + width):
-                offset = alpha**2 * (args[f.c] * start + panel) + width * channel + group - start
-                targets[2 * group] = to + offset * lanes * v.itemsize
-                targets[2 * group + 1] = (width * args[f.c] + 1) * lanes
+    def columns(vectors, body, halo, keep, targets):
+        """B^T along the virtual rows of a channel, tiles into lanes; the targets become those of the next channel."""
         pitch = pitch_of(vectors)
         for _ in range(alpha):
             row_columns(vectors, body, halo, keep, targets)
             body = v.advance(body, pitch)
             halo = v.advance(halo, halo_size * vectors * lanes)
+        for group in range(vectors):
+            targets[4 * group] += targets[4 * group + 2]
 
     def transform_input(args, first, tiles, vectors, panels, g, begin, end, to, scratch):
         tw = (args[f.ow] + m - 1) // m
+        # for each vector of tiles: where it goes, elements between one xi and the next, bytes from the last xi of a
+        # channel to the first of the next one; one is idle
         targets = v.pointer_int64(scratch)
-        body = v.pointer(scratch + 16 * vectors)
+        body = v.pointer(scratch + 32 * vectors)
         halo = v.advance(body, alpha * pitch_of(vectors))
         zeros = v.advance(halo, halo_size * alpha * vectors * lanes)
         keep = v.advance(zeros, args[f.iw])
@@ -106,9 +106,19 @@ def input_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inne
             body[i] = 0
         for i in range(vectors * lanes):
             keep[i] = 0 if (first + i) % tw == tw - 1 or i == tiles - 1 else 1
+        for panel in range(panels):
+            start = panel_start(vectors, panels, panel)
+            width = panel_start(vectors, panels, panel + 1) - start
+            pitch = (width * args[f.c] + 1) * lanes
+            for group in range(start, start + width):
+                offset = alpha**2 * (args[f.c] * start + panel) + width * begin + group - start
+                targets[4 * group] = to + offset * lanes * v.itemsize
+                targets[4 * group + 1] = pitch
+                targets[4 * group + 2] = (width * lanes - alpha**2 * pitch) * v.itemsize
+        image, row, column = place(args, first)
         for channel in range(begin, end):
             x = v.advance(v.pointer(args[f.x]), (g * args[f.c] + channel) * args[f.x_c])
-            rows(args, first, tiles, vectors, x, body, halo, zeros)
-            columns(args, vectors, panels, channel, body, halo, keep, to, targets)
+            rows(args, image, row, column, tiles, vectors, x, body, halo, zeros)
+            columns(vectors, body, halo, keep, targets)
 
     return target.jit(transform_input)

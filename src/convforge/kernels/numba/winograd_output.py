@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def output_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inner:
     """Make ``transform_output(args, first, tiles, vectors, panels, g, first_k, products, rows)``: rows is scratch."""
     v, lanes, tile_rows = target.v, target.lanes, target.rows
-    f, panel_start = shape.f, shape.panel_start
+    f, place, panel_start = shape.f, shape.place, shape.panel_start
     m, r, stride, alpha = filtering.m, filtering.r, filtering.stride, filtering.alpha
 
     lines = ["def tiles_output(p, step, rows, pitch):"]
@@ -69,19 +69,21 @@ def output_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inn
         padded = (count + tile_rows - 1) // tile_rows * tile_rows
         pitch = vectors * m * lanes
         biases = v.pointer(args[f.bias])
+        first_image, first_row, first_column = place(args, first)
         for k in range(first_k, first_k + count):
             total = v.zero()
+            start = 0
             for panel in range(panels):
-                start = panel_start(vectors, panels, panel)
                 width = panel_start(vectors, panels, panel + 1) - start
                 p = v.advance(products, alpha**2 * (padded * start + (k - first_k) * width) * lanes)
                 for group in range(width):
                     total = total + tiles_output(
                         v.advance(p, group * lanes), width * lanes, v.advance(rows, (start + group) * m * lanes), pitch
                     )
+                start += width
             sum_ = v.sum(total)
             shift = v.broadcast(biases[g * args[f.k] + k]) if args[f.bias] != 0 else v.zero()
-            image, row, column = first // (th * tw), first // tw % th, first % tw
+            image, row, column = first_image, first_row, first_column
             done = 0
             while done < tiles:
                 run = min(tw - column, tiles - done)
@@ -91,25 +93,23 @@ def output_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inn
                     repair(
                         args, image, g, k, row * m, column * m, height, columns, v.advance(rows, done * m), pitch
                     )  # fmt: skip
-                for i in range(height):
-                    source = v.advance(rows, i * pitch + done * m)
-                    out = v.advance(
-                        v.pointer(args[f.out]),
-                        image * args[f.out_n] + (g * args[f.k] + k) * args[f.out_k]
-                        + (row * m + i) * args[f.out_h] + column * m,
-                    )  # fmt: skip
+                source = v.advance(rows, done * m)
+                out = v.advance(
+                    v.pointer(args[f.out]),
+                    image * args[f.out_n] + (g * args[f.k] + k) * args[f.out_k] + row * m * args[f.out_h] + column * m,
+                )
+                for _ in range(height):
                     q = 0
                     while q + lanes <= columns:
                         v.store(out, q, v.load(source, q) + shift)
                         v.prefetch(out, q + args[f.out_k])
                         q += lanes
-                    if (
-                        q < columns and columns >= lanes
-                    ):  # some once more: masked stores take tens of cycles on AMD's AVX2
+                    if q < columns and columns >= lanes:  # some once more, faster than a part of a vector
                         v.store(out, columns - lanes, v.load(source, columns - lanes) + shift)
-                    elif q < columns:
-                        rest = v.load_partial(v.advance(source, q), columns - q) + shift
-                        v.store_partial(v.advance(out, q), rest, columns - q)
+                    elif q < columns:  # of scratch all lanes may be read
+                        v.store_partial(v.advance(out, q), v.load(source, q) + shift, columns - q)
+                    source = v.advance(source, pitch)
+                    out = v.advance(out, args[f.out_h])
                 done += run
                 column = 0
                 row += 1
