@@ -74,9 +74,10 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
         if r.taps == 0:
             continue  # zeros are written, nothing is summed
         band = _band(r, tile, machine, p.itemsize)
-        rows, blocks = tile.rows // 2 if 2 * r.k <= tile.rows else tile.rows, ceil_div(r.k, tile.rows)
+        whole, rest = divmod(r.k, tile.rows)
+        blocks, rows = ceil_div(r.k, tile.rows), whole * tile.rows + (max(rest, tile.rows // 2) if rest else 0)
         vectors = r.output[0] * ceil_div(r.output[1], tile.lanes)
-        sums = blocks * vectors * rows * (r.c * r.taps / 2 / _EFFICIENCY + _VECTOR_CYCLES)
+        sums = vectors * rows * (r.c * r.taps / 2 / _EFFICIENCY + _VECTOR_CYCLES)
         read = band.count * r.c * _channel(r, tile, band.rows, band.columns) / tile.lanes
         again = blocks * _READ_CYCLES if band.scratch_bytes > machine.l1 else 0
         items = _ITEM_CYCLES * band.splits * band.count

@@ -78,9 +78,14 @@ cdef inline void winograd_transform_output(
             width = winograd_panel(b, panel + 1) - first
             products = p + area * (padded * first + (k - first_k) * width) * LANES
             for group in range(width):
-                total = total + winograd_tiles(
-                    f, products + group * LANES, width * LANES, rows + (first + group) * m * LANES, pitch
-                )
+                source = products + group * LANES
+                out = rows + (first + group) * m * LANES
+                if width == 1:
+                    total = total + winograd_tiles(f, source, LANES, out, pitch)
+                elif width == 2:
+                    total = total + winograd_tiles(f, source, 2 * LANES, out, pitch)
+                else:
+                    total = total + winograd_tiles(f, source, 3 * LANES, out, pitch)
             first += width
         sum = vec_sum(total)
         bias = (<const real *>a.bias)[g * a.k + k] if a.bias else 0
