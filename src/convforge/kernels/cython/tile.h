@@ -37,17 +37,21 @@ VEC_FUNCTION void outer_sums(
         for (int j = 0; j < vectors; j++)
             sums[i][j] = vec_zero();
 #ifdef TILE_BY_HAND
-    if (copy == NULL && tile_rows == ROWS && vectors == VECTORS) {
+    if (copy == NULL && tile_rows == ROWS && vectors > 1) {
         int64_t line = 64 / sizeof(real);
         for (; p + TILE_BY_HAND <= depth; p += TILE_BY_HAND) {
             vec_prefetch(ahead);
             for (int64_t fetched = line; fetched < TILE_BY_HAND * ahead_step; fetched += line)
                 vec_prefetch(ahead + fetched);
             ahead += TILE_BY_HAND * ahead_step;
-            if (by_row)
-                rows_by_hand(a + p, lda, b, ldb, sums);
+            if (by_row && vectors == 2)
+                rows_by_hand_2(a + p, lda, b, ldb, sums);
+            else if (by_row)
+                rows_by_hand_3(a + p, lda, b, ldb, sums);
+            else if (vectors == 2)
+                tile_by_hand_2(a + p * ROWS, b, ldb, sums);
             else
-                tile_by_hand(a + p * ROWS, b, ldb, sums);
+                tile_by_hand_3(a + p * ROWS, b, ldb, sums);
             b += TILE_BY_HAND * ldb;
         }
     }
