@@ -103,7 +103,7 @@ _ITEM_CYCLES = 120
 #: Seconds a byte of output takes beyond that, a byte of the weight to pack, and a call; how much faster weights come
 #: from the last cache than from memory.
 _OUTPUT_SECONDS = 1.2e-11
-_PACK_SECONDS = 1e-10
+_PACK_SECONDS = 6e-11
 _CALL_SECONDS = 2e-6
 _CACHED = 3
 
