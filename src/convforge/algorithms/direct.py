@@ -32,8 +32,10 @@ from convforge.algorithms.stages import (
     ALIGNMENT,
     INDEX_BYTES,
     ceil_div,
+    even_items,
     fill_zero,
     grad_weight_fields,
+    least_items,
     refuses_all_but_2d,
     round_up,
     sum_parts,
@@ -188,7 +190,7 @@ def _band(r: Correlation, tile: Tile, machine: Machine, itemsize: int) -> _Band:
     """Choose bands whose input stays in the second cache, and that are enough items for every core."""
     oh, ow = r.output
     rows, columns, stacks = oh, ow, 1
-    planes, least = max(1, r.n) * r.groups, max(4, 2 * machine.cores)
+    planes, least = max(1, r.n) * r.groups, least_items(machine)
 
     def input_bytes() -> int:
         return r.c * (_channel(r, tile, rows, columns) + 2 * ALIGNMENT // itemsize + tile.lanes) * itemsize
@@ -196,6 +198,7 @@ def _band(r: Correlation, tile: Tile, machine: Machine, itemsize: int) -> _Band:
     while rows > _LEAST_ROWS and (input_bytes() > machine.l2 // 2 or planes * stacks < least):
         stacks += 1
         rows = ceil_div(oh, stacks)
+    rows = min(rows, ceil_div(oh, even_items(planes * stacks, machine) // planes))
     while columns > _LEAST_VECTORS * tile.lanes and input_bytes() > machine.l2 // 2:
         columns = round_up(ceil_div(columns, 2), tile.lanes)
     while rows > 1 and input_bytes() > machine.l2 // 2:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from convforge.algorithms import im2col_dots, im2col_grad, im2col_panels, im2col_pixels
-from convforge.algorithms.im2col_blocks import MOST_DEPTH, least_items, streams
+from convforge.algorithms.im2col_blocks import MOST_DEPTH, streams
 from convforge.algorithms.lowering import Correlation, by_taps, correlations, inside
 from convforge.algorithms.policy import Policy
-from convforge.algorithms.stages import add_padding, fill_zero, refuses_all_but_2d, round_up, zero_products
+from convforge.algorithms.stages import add_padding, fill_zero, least_items, refuses_all_but_2d, round_up, zero_products
 from convforge.problem import ConvProblem
 from convforge.program import Program, Stage, buffer
 

@@ -76,11 +76,6 @@ def panel_depth(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> 
     return ceil_div(total, ceil_div(total, most))
 
 
-def least_items(machine: Machine) -> int:
-    """Items that a stage is split into where it can be: some for each core, whatever the number of threads."""
-    return max(4, 2 * machine.cores)
-
-
 def stripe_of(r: Correlation, tile: Tile, rows: int, columns: int) -> int:
     """Elements of one channel of the padded input under ``rows`` x ``columns`` output pixels."""
     (kh, kw), (sh, sw), (dh, dw) = r.kernel, r.stride, r.dilation

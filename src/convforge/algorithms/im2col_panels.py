@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from convforge.algorithms.im2col_blocks import Cut, least_items, pack, panel_depth, plain, runs, streams, stripe_of
+from convforge.algorithms.im2col_blocks import Cut, pack, panel_depth, plain, runs, streams, stripe_of
 from convforge.algorithms.lowering import Correlation, bias_field, geometry, input_fields, output_fields
-from convforge.algorithms.stages import ALIGNMENT, ceil_div
+from convforge.algorithms.stages import ALIGNMENT, ceil_div, even_items, least_items
 from convforge.program import Slot, Stage
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ _LEAST_BLOCKS = 8
 #: Most panels of pixels that share a block of weights, and of an item where the input is read in place.
 _MOST_WIDTH = 12
 _STREAMED_WIDTH = 96
+#: Panels of an item from which on one more item makes shares evener.
+_LEAST_PANELS = 4
 #: Fields of a run of pixels, and of a panel's place, in the kernel.
 _RUN_INTEGERS = 4
 _PLACE_INTEGERS = 2
@@ -32,20 +34,18 @@ _TILE_FMAS = 60
 def cut(r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot) -> Cut:
     """How it is done."""
     blocks = ceil_div(r.k, tile.rows)
-    by_rows = _by_rows(r, tile)
     depth = panel_depth(r, tile, itemsize, machine)
-    width = _width(r, tile, itemsize, machine, depth, by_rows)
-    spans, splits = _spans(r, tile, width, by_rows), _splits(r, tile, machine, width, by_rows)
+    share = _share(r, tile, itemsize, machine, depth)
     stage = Stage(
         "im2col_forward",
         {**input_fields(r), "packed": packed, "unpacked": 0, "bias": bias_field(r), **output_fields(r), **geometry(r),
-         "depth": depth, "splits": splits, "by_rows": int(by_rows), "width": width,
-         "accumulate": int(r.accumulate)},
-        r.n * r.groups * splits * spans,
+         "depth": depth, "splits": share.splits, "by_rows": int(share.by_rows), "cuts": share.cuts,
+         "stacks": share.stacks, "accumulate": int(r.accumulate)},
+        r.n * r.groups * share.splits * share.spans,
     )  # fmt: skip
     panel = depth * tile.columns + tile.lanes
-    reals = width * panel + tile.rows * tile.columns + _stripe(r, tile, width, by_rows) + tile.lanes
-    integers = width * (_PLACE_INTEGERS + tile.columns * _RUN_INTEGERS) + r.taps
+    reals = share.width * panel + tile.rows * tile.columns + _stripe(r, tile, share) + tile.lanes
+    integers = share.width * (_PLACE_INTEGERS + tile.columns * _RUN_INTEGERS) + r.taps
     return Cut(
         pack=pack("pack_weight", r, packed, blocks),
         packed=r.groups * blocks * tile.rows * r.c * r.taps,
@@ -58,20 +58,18 @@ def cut(r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slo
 def fmas(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> float:
     """Fused multiply-adds of vectors that it takes for an image's group, or would in their time."""
     taps = r.c * r.taps
-    by_rows = _by_rows(r, tile)
     depth = panel_depth(r, tile, itemsize, machine)
-    width = _width(r, tile, itemsize, machine, depth, by_rows)
-    vectors = r.output[0] * ceil_div(r.output[1], tile.lanes) if by_rows else ceil_div(r.pixels, tile.lanes)
+    share = _share(r, tile, itemsize, machine, depth)
+    lines, pixels = _lines(r, share.by_rows)
+    line = ceil_div(pixels, tile.lanes)
     lowered: float = 0
     if not plain(r):
-        spans = _spans(r, tile, width, by_rows)
         lowered = _COPY_FMAS * taps * runs(r.output, tile)
-        lowered += _STRIPE_FMAS * r.c * spans * _stripe(r, tile, width, by_rows) / tile.lanes
-        lowered += _SPAN_FMAS * spans
-    tiles = ceil_div(vectors, tile.vectors) * ceil_div(r.k, tile.rows) * ceil_div(taps, depth)
-    idle = _idle(ceil_div(r.output[1], tile.lanes), tile) * r.output[0] if by_rows else _idle(vectors, tile)
-    products = (vectors + idle) * max(r.k, tile.rows // 2) * taps + _TILE_FMAS * tiles
-    return products + _splits(r, tile, machine, width, by_rows) * lowered
+        lowered += _STRIPE_FMAS * r.c * share.spans * _stripe(r, tile, share) / tile.lanes
+        lowered += _SPAN_FMAS * share.spans
+    tiles = ceil_div(lines * line, tile.vectors) * ceil_div(r.k, tile.rows) * ceil_div(taps, depth)
+    products = lines * (line + _idle(line, tile)) * max(r.k, tile.rows // 2) * taps + _TILE_FMAS * tiles
+    return products + share.splits * lowered
 
 
 def _idle(vectors: int, tile: Tile) -> float:
@@ -96,35 +94,62 @@ def _by_rows(r: Correlation, tile: Tile) -> bool:
     return r.output[0] * (row + idle) * 16 <= (flat + flat_idle) * 17
 
 
-def _width(r: Correlation, tile: Tile, itemsize: int, machine: Machine, depth: int, by_rows: bool) -> int:
-    """Most panels of an item: a quarter of the second cache, yet enough items, if there are that many panels."""
-    line_panels = ceil_div(r.output[1] if by_rows else r.pixels, tile.columns)
-    lines = r.output[0] if by_rows else 1
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """How the pixels and output channels of an image are shared out.
+
+    Attributes
+    ----------
+    by_rows
+        Whether a line, which panels cover, is a row of pixels, or all of them.
+    cuts, stacks
+        Parts of a line, and of the lines: an item takes one of each.
+    width
+        Most panels of an item.
+    splits
+        Ranges of output channels, each of which lowers the input anew.
+    """
+
+    by_rows: bool
+    cuts: int
+    stacks: int
+    width: int
+    splits: int
+
+    @property
+    def spans(self) -> int:
+        """Items that the pixels of an image are cut into."""
+        return self.cuts * self.stacks
+
+
+def _lines(r: Correlation, by_rows: bool) -> tuple[int, int]:
+    """Lines, and pixels in each."""
+    return (r.output[0], r.output[1]) if by_rows else (1, r.pixels)
+
+
+def _share(r: Correlation, tile: Tile, itemsize: int, machine: Machine, depth: int) -> _Share:
+    """Items of panels that fill a quarter of the second cache, yet enough for all cores, and evenly.
+
+    Output channels are split only where there are too few panels.
+    """
+    by_rows = _by_rows(r, tile)
+    lines, pixels = _lines(r, by_rows)
+    panels, planes = ceil_div(pixels, tile.columns), max(1, r.n) * r.groups
     fitting = machine.l2 // 4 // (depth * tile.columns * itemsize)
-    wanted = lines * line_panels * max(1, r.n) * r.groups // least_items(machine)
     most = _STREAMED_WIDTH if streams(r, tile) else min(fitting, _MOST_WIDTH)
-    return max(1, min(wanted, most))
+    width = max(1, min(lines * panels * planes // least_items(machine), most))
+    cuts, stacks = ceil_div(panels, width), ceil_div(lines, max(1, width // panels))
+    if cuts > 1 and width >= _LEAST_PANELS:
+        cuts = min(panels, even_items(cuts * stacks * planes, machine) // (stacks * planes))
+    wanted = ceil_div(least_items(machine), planes * cuts * stacks)
+    splits = max(1, min(wanted, ceil_div(r.k, tile.rows) // _LEAST_BLOCKS))
+    return _Share(by_rows, cuts, stacks, ceil_div(panels, cuts) * ceil_div(lines, stacks), splits)
 
 
-def _spans(r: Correlation, tile: Tile, width: int, by_rows: bool) -> int:
-    """Items that the pixels of an image are cut into."""
-    lines, pixels = (r.output[0], r.output[1]) if by_rows else (1, r.pixels)
-    line_panels = ceil_div(pixels, tile.columns)
-    return ceil_div(lines, max(1, width // line_panels)) * ceil_div(line_panels, width)
-
-
-def _stripe(r: Correlation, tile: Tile, width: int, by_rows: bool) -> int:
+def _stripe(r: Correlation, tile: Tile, share: _Share) -> int:
     """Elements of one channel of the padded input under an item's pixels."""
     oh, ow = r.output
-    if not by_rows:
-        pixels = min(width * tile.columns, r.pixels)
+    if not share.by_rows:
+        pixels = min(share.width * tile.columns, r.pixels)
         return stripe_of(r, tile, min(oh, ceil_div(pixels - 1, ow) + 1), ow)
-    stacked = max(1, width // ceil_div(ow, tile.columns))
-    return stripe_of(r, tile, min(stacked, oh), ow)
-
-
-def _splits(r: Correlation, tile: Tile, machine: Machine, width: int, by_rows: bool) -> int:
-    """Ranges of output channels, each of which lowers the input anew: as few as give enough items."""
-    blocks = ceil_div(r.k, tile.rows)
-    wanted = ceil_div(least_items(machine), max(1, r.n) * r.groups * _spans(r, tile, width, by_rows))
-    return max(1, min(wanted, blocks // _LEAST_BLOCKS))
+    return stripe_of(r, tile, ceil_div(oh, share.stacks), ow)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from convforge.algorithms.im2col_blocks import Cut, least_items, pack, panel_depth, plain, stripe_of
+from convforge.algorithms.im2col_blocks import Cut, pack, panel_depth, plain, stripe_of
 from convforge.algorithms.lowering import Correlation, bias_field, geometry, input_fields, output_fields
-from convforge.algorithms.stages import ALIGNMENT, ceil_div, round_up
+from convforge.algorithms.stages import ALIGNMENT, ceil_div, least_items, round_up
 from convforge.program import Slot, Stage
 
 if TYPE_CHECKING:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from math import prod
+from typing import TYPE_CHECKING
 
 from convforge.algorithms.lowering import Correlation, geometry, output_fields, weight_fields
 from convforge.problem import ConvProblem, Problem
 from convforge.program import Slot, Stage, View, buffer
+
+if TYPE_CHECKING:
+    from convforge.runtime.machine import Machine
 
 #: Bytes that buffers within a workspace are aligned to: a cache line, and the longest vector.
 ALIGNMENT = 64
@@ -22,6 +26,16 @@ def ceil_div(count: int, size: int) -> int:
 def round_up(count: int, size: int = ALIGNMENT) -> int:
     """The next multiple of ``size``; by default, bytes aligned for a buffer."""
     return ceil_div(count, size) * size
+
+
+def least_items(machine: Machine) -> int:
+    """Items that a stage is split into where it can be: some for each core, whatever the number of threads."""
+    return max(4, 2 * machine.cores)
+
+
+def even_items(count: int, machine: Machine) -> int:
+    """So many items or, where they are few, some more: each core gets as many, and none waits for another's last."""
+    return count if count >= 8 * machine.cores else round_up(count, machine.cores)
 
 
 def refuses_all_but_2d(problem: Problem) -> str | None:

@@ -102,11 +102,11 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "zero_products": (*WEIGHT, "sums", "g", "k", "c", "kh", "kw"),
     # out += these for the taps that an output reads outside of x; items: n * g * k
     "add_padding": ("sums", *OUTPUT, *GEOMETRY),
-    # panels of LANES * VECTORS pixels cover all pixels, or each row of them by itself (by_rows); an item takes at most
-    # width of them: a part of such a line, or several lines. items: n * g * splits of the k rows * those; depth: rows
-    # of lowered input at a time; unpacked: weights are not from pack_weight but [g][k][c * kh * kw]; accumulate: the
+    # panels of LANES * VECTORS pixels cover all pixels, or each row of them by itself (by_rows); an item takes one of
+    # cuts of such a line and one of stacks of the lines. items: n * g * splits of the k rows * those; depth: rows of
+    # lowered input at a time; unpacked: weights are not from pack_weight but [g][k][c * kh * kw]; accumulate: the
     # sums are added to out
-    "im2col_forward": (*_IM2COL, "by_rows", "width", "accumulate"),
+    "im2col_forward": (*_IM2COL, "by_rows", "cuts", "stacks", "accumulate"),
     # the same with output channels in the lanes, of weights from pack_columns, and pixels in the tile's rows: tiles end
     # with the rows of pixels (by_rows) or not. items: g * splits of the panels of channels * n * shares of the pixels;
     # channels: lowered at a time

@@ -16,7 +16,7 @@ from convforge.algorithms.lowering import (
     phases,
     weight_fields,
 )
-from convforge.algorithms.stages import ALIGNMENT, ceil_div, round_up
+from convforge.algorithms.stages import ALIGNMENT, ceil_div, even_items, round_up
 from convforge.program import Program, Slot, Stage, View, buffer
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def blocking(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: M
         blocks = min(_LEAST_BLOCKS, vectors // 2)
     largest = max(tile.vectors, min(_MOST_VECTORS, fitting))
     blocks = max(ceil_div(vectors, largest), blocks)
+    blocks = min(vectors, even_items(blocks * r.groups, machine) // r.groups)
     if blocks * r.groups >= _FUSED_ITEMS:
         return Blocking(blocks, _k_block(f, r, tile, itemsize, machine, ceil_div(vectors, blocks), 1), 0)
     return _two_stages(f, r, tile, itemsize, machine, largest)

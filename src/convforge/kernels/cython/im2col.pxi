@@ -56,8 +56,7 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
     # a line is what panels divide: a row of pixels, or all of them; an item takes a part of a line, or several lines
     cdef int64_t line = g.ow if a.by_rows else pixels, lines = pixels // line
     cdef int64_t vectors = ceil_div(line, LANES), line_panels = ceil_div(vectors, VECTORS)
-    cdef int64_t cuts = ceil_div(line_panels, a.width)
-    cdef int64_t stacks = ceil_div(lines, max(a.width // line_panels, <int64_t>1))
+    cdef int64_t cuts = a.cuts, stacks = a.stacks, width = ceil_div(line_panels, cuts) * ceil_div(lines, stacks)
     cdef bint flat = a.out_w == 1 and (a.out_h == a.ow or a.oh == 1)
     # weights that are not packed are rows of taps
     cdef int64_t lda = taps if a.unpacked else 0, group_weights = (a.k if a.unpacked else blocks * ROWS) * taps
@@ -65,10 +64,10 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
     # sums[ROWS][COLUMNS], stripe
     cdef int64_t panel_step = a.depth * COLUMNS + LANES
     cdef panel_place *places = <panel_place *>scratch
-    cdef pixel_run *runs = <pixel_run *>(places + a.width)
-    t.offsets = <int64_t *>(runs + a.width * COLUMNS)
+    cdef pixel_run *runs = <pixel_run *>(places + width)
+    t.offsets = <int64_t *>(runs + width * COLUMNS)
     cdef real *packed = <real *>(t.offsets + area)
-    cdef real *sums = packed + a.width * panel_step
+    cdef real *sums = packed + width * panel_step
     t.striped = <real *>aligned(scratch, sums + ROWS * COLUMNS)
     cdef int64_t item, rest, split, group, image, first_block, last_block, block, run_count, first, rows, row, p, count
     cdef int64_t first_line, last_line, first_part, last_part, at, part, pixel, column, panel, panels, channel, tap, q

@@ -73,7 +73,7 @@ def im2col_forward(target: Target) -> Callable[..., None]:
         ih, iw, kh, kw, sh, sw = args[f.ih], args[f.iw], args[f.kh], args[f.kw], args[f.sh], args[f.sw]
         ph, pw, dh, dw = args[f.ph], args[f.pw], args[f.dh], args[f.dw]
         x_c, x_h, out_k = args[f.x_c], args[f.x_h], args[f.out_k]
-        unpacked, depth, splits, item_width = args[f.unpacked] != 0, args[f.depth], args[f.splits], args[f.width]
+        unpacked, depth, splits = args[f.unpacked] != 0, args[f.depth], args[f.splits]
         area, pixels = kh * kw, oh * ow
         taps = c * area
         blocks = (k + tile_rows - 1) // tile_rows
@@ -90,9 +90,8 @@ def im2col_forward(target: Target) -> Callable[..., None]:
         lines = pixels // line
         vectors = (line + lanes - 1) // lanes
         line_panels = (vectors + most - 1) // most
-        cuts = (line_panels + item_width - 1) // item_width
-        stacked = max(item_width // line_panels, 1)
-        stacks = (lines + stacked - 1) // stacked
+        cuts, stacks = args[f.cuts], args[f.stacks]
+        item_width = ((line_panels + cuts - 1) // cuts) * ((lines + stacks - 1) // stacks)
         # scratch: pixels and counts of panels [width] each, places, starts and counts of runs [width * columns of a
         # tile] each, offsets[area], panels[width][depth * columns + LANES], sums[tile_rows][columns], stripe
         panel_pixels = v.pointer_int64(scratch)
