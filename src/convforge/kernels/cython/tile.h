@@ -213,6 +213,37 @@ VEC_FUNCTION void sweep_tiles(
     }
 }
 
+/* The same of one vector a row, for two blocks at a time: the sums of one would wait for each other. */
+VEC_FUNCTION void sweep_pairs(
+    int64_t depth, int64_t pairs, const real *a, const real *b, real *c, int64_t ldc, int accumulate)
+{
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        const real *lower = a + depth * ROWS;
+        vec sums[2 * ROWS];
+        TILE_UNROLL
+        for (int i = 0; i < 2 * ROWS; i++)
+            sums[i] = vec_zero();
+        for (int64_t p = 0; p < depth; p++) {
+            vec row = vec_load(b + p * LANES);
+            vec_prefetch(a + 256 * ROWS);
+            vec_prefetch(lower + 256 * ROWS);
+            TILE_UNROLL
+            for (int i = 0; i < ROWS; i++)
+                sums[i] = vec_fma(vec_broadcast(a[i]), row, sums[i]);
+            TILE_UNROLL
+            for (int i = 0; i < ROWS; i++)
+                sums[ROWS + i] = vec_fma(vec_broadcast(lower[i]), row, sums[ROWS + i]);
+            a += ROWS;
+            lower += ROWS;
+        }
+        TILE_UNROLL
+        for (int i = 0; i < 2 * ROWS; i++)
+            vec_store(c + i * ldc, accumulate ? sums[i] + vec_load(c + i * ldc) : sums[i]);
+        a = lower;
+        c += 2 * ROWS * ldc;
+    }
+}
+
 static TILE_APART void gemm_sweep(
     int64_t columns, int64_t depth, int64_t blocks, const real *a, const real *b, real *c, int64_t ldc, int accumulate)
 {
@@ -220,6 +251,9 @@ static TILE_APART void gemm_sweep(
         sweep_tiles(3, depth, blocks, a, b, c, ldc, accumulate);
     else if (columns == 2 * LANES)
         sweep_tiles(2, depth, blocks, a, b, c, ldc, accumulate);
-    else
-        sweep_tiles(1, depth, blocks, a, b, c, ldc, accumulate);
+    else {
+        int64_t done = blocks / 2 * 2;
+        sweep_pairs(depth, blocks / 2, a, b, c, ldc, accumulate);
+        sweep_tiles(1, depth, blocks - done, a + done * depth * ROWS, b, c + done * ROWS * ldc, ldc, accumulate);
+    }
 }

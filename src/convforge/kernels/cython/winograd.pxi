@@ -56,11 +56,11 @@ cdef inline void winograd_forward(
         b = winograd_nth_block(f, a, item % a.blocks)
         p = v + winograd_input_size(f, a, &b)
         rest = p + winograd_area(f) * a.k_block * b.vectors * LANES
-        winograd_transform_input(f, a, &b, item // a.blocks, 0, a.c, v, rest)
+        winograd_every_input(f, a, &b, item // a.blocks, 0, a.c, v, rest)
         k = 0
         while k < a.k:
             winograd_multiply(f, a, &b, k, winograd_nth_weight(f, a, item // a.blocks, k), v, p)
-            winograd_transform_output(f, a, &b, item // a.blocks, k, p, rest)
+            winograd_every_output(f, a, &b, item // a.blocks, k, p, rest)
             k += a.k_block
 
 
@@ -74,7 +74,7 @@ cdef inline void winograd_only_input(
         block = item // parts % a.blocks
         c = item % parts * a.c_block
         b = winograd_nth_block(f, a, block)
-        winograd_transform_input(
+        winograd_every_input(
             f, a, &b, g, c, min(c + a.c_block, a.c), winograd_nth_input(f, a, g, block), <real *>scratch
         )
 
@@ -100,13 +100,13 @@ cdef inline void winograd_only_output(
             if item == begin or block == 0:
                 rows = ceil_div(min(a.k_block, a.k - k), ROWS)
                 for row in range(rows):
-                    winograd_weight_rows(
+                    winograd_every_weight(
                         f, <const real *>a.w + g * a.w_g + (k + row * ROWS) * a.w_k, a.w_k, a.w_c, a.w_h, a.w_w, a.c,
                         a.k - k - row * ROWS, row, rows, own, p,
                     )
         b = winograd_nth_block(f, a, block)
         winograd_multiply(f, a, &b, k, u, winograd_nth_input(f, a, g, block), p)
-        winograd_transform_output(f, a, &b, g, k, p, p + winograd_area(f) * a.k_block * b.vectors * LANES)
+        winograd_every_output(f, a, &b, g, k, p, p + winograd_area(f) * a.k_block * b.vectors * LANES)
 
 
 cdef void winograd_f2_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:

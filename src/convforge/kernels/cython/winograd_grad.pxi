@@ -85,7 +85,7 @@ cdef inline void winograd_grad_transform(
         v = <real *>a.v + g * area * winograd_grad_step(&b, a.c)
         w = <real *>a.w + g * area * step
         if first < a.c:
-            winograd_transform_input(f, &shape, &b, g, first, min(last, a.c), v, <real *>scratch)
+            winograd_every_input(f, &shape, &b, g, first, min(last, a.c), v, <real *>scratch)
         if last > a.c:
             for i in range(winograd_alpha(f) * winograd_pitch(f, &b) + a.ow):
                 (<real *>scratch)[i] = 0

@@ -111,6 +111,25 @@ cdef inline void winograd_weight_rows(
             first += channels
 
 
+# The same as of the input transform.
+cdef void winograd_every_weight(
+    int f, const real *w, int64_t w_k, int64_t w_c, int64_t w_h, int64_t w_w, int64_t c, int64_t left, int64_t row,
+    int64_t rows, real *u, real *taps,
+) noexcept nogil:
+    if f == 231:
+        winograd_weight_rows(231, w, w_k, w_c, w_h, w_w, c, left, row, rows, u, taps)
+    elif f == 431:
+        winograd_weight_rows(431, w, w_k, w_c, w_h, w_w, c, left, row, rows, u, taps)
+    elif f == 631:
+        winograd_weight_rows(631, w, w_k, w_c, w_h, w_w, c, left, row, rows, u, taps)
+    elif f == 451:
+        winograd_weight_rows(451, w, w_k, w_c, w_h, w_w, c, left, row, rows, u, taps)
+    elif f == 232:
+        winograd_weight_rows(232, w, w_k, w_c, w_h, w_w, c, left, row, rows, u, taps)
+    elif f == 432:
+        winograd_weight_rows(432, w, w_k, w_c, w_h, w_w, c, left, row, rows, u, taps)
+
+
 cdef inline void winograd_transform_weight(
     int f, const winograd_f2_weight_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
@@ -121,7 +140,7 @@ cdef inline void winograd_transform_weight(
         first = item % blocks * ROWS
         block = first // a.k_block
         rows = ceil_div(min(a.k_block, a.k - block * a.k_block), ROWS)
-        winograd_weight_rows(
+        winograd_every_weight(
             f, <const real *>a.w + g * a.w_g + first * a.w_k, a.w_k, a.w_c, a.w_h, a.w_w, a.c, a.k - first,
             first % a.k_block // ROWS, rows,
             <real *>a.u + (g * k_blocks + block) * area * (a.k_block * a.c + LANES), <real *>scratch,

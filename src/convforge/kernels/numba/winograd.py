@@ -23,34 +23,44 @@ def _sweep(target: Target) -> Inner:
     p[row][tiles] = sum over c of u[row / ROWS][c][row % ROWS] * x[c][tiles], plus p itself to accumulate. Everything is
     whole: ``width`` is 1, 2 or 3 times the lanes, ``rows`` counts blocks of ROWS; rows of p lie ``step`` apart.
     """
-    sweeps = {f"sweep{vectors}": _sweep_vectors(target, vectors) for vectors in range(1, target.vectors + 1)}
+    sweeps = {f"sweep{vectors}": _sweep_vectors(target, vectors, 1) for vectors in range(1, target.vectors + 1)}
     lines = ["def sweep(width, depth, rows, u, x, p, step, accumulate):"]
-    for vectors in range(target.vectors, 0, -1):
+    for vectors in range(target.vectors, 1, -1):
         lines += [f"    if width == {vectors * target.lanes}:"]
         lines += [f"        sweep{vectors}(depth, rows, u, x, p, step, accumulate)"]
-    return target.jit(define("sweep", lines, **sweeps))
+    lines += [f"    if width == {target.lanes}:"]
+    lines += ["        pairs(depth, rows // 2, u, x, p, step, accumulate)"]
+    lines += ["        done = rows // 2 * 2"]
+    last = f"v.advance(u, done * depth * {target.rows}), x, v.advance(p, done * {target.rows} * step)"
+    lines += [f"        sweep1(depth, rows - done, {last}, step, accumulate)"]
+    # of one vector a row two blocks at a time: the sums of one would wait for each other
+    pairs = _sweep_vectors(target, 1, 2)
+    return target.jit(define("sweep", lines, v=target.v, pairs=pairs, **sweeps))
 
 
-def _sweep_vectors(target: Target, vectors: int) -> Inner:
-    v, lanes = target.v, target.lanes
-    rows, columns = range(target.rows), range(vectors)
-    lines = ["def sweep_vectors(depth, rows, u, x, p, step, accumulate):"]
-    lines += ["    for _ in range(rows):"]
+def _sweep_vectors(target: Target, vectors: int, at_once: int) -> Inner:
+    """Make ``sweep_vectors(depth, times, u, x, p, step, accumulate)``: so many times ``at_once`` blocks of ROWS."""
+    v, lanes, tile_rows = target.v, target.lanes, target.rows
+    rows, columns = range(at_once * tile_rows), range(vectors)
+    lines = ["def sweep_vectors(depth, times, u, x, p, step, accumulate):"]
+    lines += ["    for _ in range(times):"]
     lines += [f"        s{i}_{j} = v.zero()" for i in rows for j in columns]
     lines += ["        column = x"]
+    lines += [f"        u{block} = v.advance(u, {block * tile_rows} * depth)" for block in range(at_once)]
     lines += ["        for c in range(depth):"]
     # weights come from far, and the CPU's own prefetching stops at each page
-    lines += [f"            v.prefetch(u, {256 * target.rows})"]
+    lines += [f"            v.prefetch(u{block}, {256 * tile_rows})" for block in range(at_once)]
     lines += [f"            x{j} = v.load(column, {j * lanes})" for j in columns]
     for i in rows:
-        lines += [f"            scale = v.broadcast(u[{i}])"]
+        lines += [f"            scale = v.broadcast(u{i // tile_rows}[{i % tile_rows}])"]
         lines += [f"            s{i}_{j} = v.fma(scale, x{j}, s{i}_{j})" for j in columns]
-    lines += [f"            u = v.advance(u, {target.rows})"]
+    lines += [f"            u{block} = v.advance(u{block}, {tile_rows})" for block in range(at_once)]
     lines += [f"            column = v.advance(column, {vectors * lanes})"]
     lines += ["        if accumulate:"]
     lines += [f"            s{i}_{j} = s{i}_{j} + v.load(p, {i} * step + {j * lanes})" for i in rows for j in columns]
     lines += [f"        v.store(p, {i} * step + {j * lanes}, s{i}_{j})" for i in rows for j in columns]
-    lines += [f"        p = v.advance(p, {target.rows} * step)"]
+    lines += [f"        p = v.advance(p, {at_once * tile_rows} * step)"]
+    lines += [f"        u = v.advance(u, {at_once * tile_rows} * depth)"]
     return target.call(define("sweep_vectors", lines, v=v))
 
 
