@@ -36,14 +36,11 @@ cdef inline void lower_channel(
         panels += COLUMNS
 
 
-cdef inline void fetch_rows(const real *x, int64_t step, int64_t first, int64_t last, int64_t count) noexcept nogil:
-    """Fetch x[row * step] and what follows, ``count`` elements, for rows ``first`` to ``last``."""
-    cdef int64_t row, i
-    for row in range(first, last):
-        i = 0
-        while i < count:
-            vec_prefetch(x + row * step + i)
-            i += 64 // sizeof(real)
+cdef inline void fetch_row(const real *row, int64_t count) noexcept nogil:
+    cdef int64_t i = 0
+    while i < count:
+        vec_prefetch(row + i)
+        i += 64 // sizeof(real)
 
 
 cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
@@ -71,7 +68,7 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
     t.striped = <real *>aligned(scratch, sums + ROWS * COLUMNS)
     cdef int64_t item, rest, split, group, image, first_block, last_block, block, run_count, first, rows, row, p, count
     cdef int64_t first_line, last_line, first_part, last_part, at, part, pixel, column, panel, panels, channel, tap, q
-    cdef int64_t coming, fetched, calls, first_read, end_read
+    cdef int64_t coming, due, fetched, tiles, first_read, end_read
     cdef const real *next = NULL
     cdef bint followed, copied, single, more
     cdef const real *source
@@ -144,7 +141,8 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                 tap = 0
             # rows of x that are read next, in this item or the next one, are fetched in long runs on the way: the CPU
             # does not follow as many streams as a panel has rows
-            coming = fetched = calls = 0
+            coming = due = fetched = 0
+            tiles = panels * (last_block - first_block)
             if followed and not single:
                 if first + rows < taps:
                     next = read_channels(&t, first + rows, 1) + first_read
@@ -163,10 +161,11 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                     pixel = places[panel].pixel
                     count = places[panel].count
                     source = packed + panel * panel_step
-                    calls += 1
-                    q = coming * calls // (panels * (last_block - first_block))
-                    fetch_rows(next, g.x_c, fetched, q, end_read - first_read)
-                    fetched = q
+                    due += coming
+                    while due >= tiles:
+                        due -= tiles
+                        fetch_row(next + fetched * g.x_c, end_read - first_read)
+                        fetched += 1
                     if copied and single and count % LANES == 0:
                         gemm_rows(
                             rows, weight, lda, t.x + first * g.x_c + pixel, g.x_c, out + pixel, a.out_k, bias, row,

@@ -62,11 +62,9 @@ def im2col_forward(target: Target) -> Callable[..., None]:
             panels = v.advance(panels, tile_columns)
 
     @target.jit
-    def fetch_rows(x, step, first, last, count):
-        # x[row * step] and what follows, count elements
-        for row in range(first, last):
-            for i in range(0, count, line_elements):
-                v.prefetch(v.advance(x, row * step), i)
+    def fetch_row(row, count):
+        for i in range(0, count, line_elements):
+            v.prefetch(row, i)
 
     def kernel(args, scratch, begin, end):
         g, c, k, oh, ow = args[f.g], args[f.c], args[f.k], args[f.oh], args[f.ow]
@@ -184,7 +182,8 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                     tap = 0
                 # rows of x that are read next, in this item or the next one, are fetched in long runs on the way:
                 # the CPU does not follow as many streams as a panel has rows
-                coming = fetched = calls = 0
+                coming = due = fetched = 0
+                tiles = panels * (last_block - first_block)
                 coming_x = v.advance(followed_x, last * x_c)
                 if followed and not single:
                     if last < taps:
@@ -201,10 +200,11 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                     for panel in range(panels):
                         pixel, count = panel_pixels[panel], panel_counts[panel]
                         source = v.advance(packed, panel * panel_step)
-                        calls += 1
-                        due = coming * calls // (panels * (last_block - first_block))
-                        fetch_rows(coming_x, x_c, fetched, due, reach)
-                        fetched = due
+                        due += coming
+                        while due >= tiles:
+                            due -= tiles
+                            fetch_row(v.advance(coming_x, fetched * x_c), reach)
+                            fetched += 1
                         if copied and single and count % lanes == 0:
                             gemm(
                                 last - first, weight, lda, v.advance(x, first * x_c + pixel), x_c,
