@@ -1,5 +1,7 @@
 """How im2col takes its weights: packed, as they lie, or as the rows of dot products."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,8 +23,8 @@ READ = [
 ]
 
 
-def program(text, pass_):
-    problem, here = cf.parse(text), machine()
+def program(text, pass_, here=None):
+    problem, here = cf.parse(text), here or machine()
     (policy,) = im2col.POLICIES
     return policy.program(problem, pass_, here.tile(problem.dtype), here)
 
@@ -41,6 +43,13 @@ def test_taps_left_out_and_many_items_want_packed_weights(text):
     made = program(text, "forward")
     assert made.prepare
     assert not made.unprepared
+
+
+@pytest.mark.parametrize("cores", [2, 3])
+@pytest.mark.parametrize("text", ["n1c256k512i56x56f1x1s2", "n1c64k256i56x56f1x1", "n1c96k40i40x40f3x3p1"])
+def test_few_items_go_around_evenly(text, cores):
+    (stage,) = program(text, "forward", replace(machine(), cores=cores)).stages
+    assert stage.items % cores == 0 or stage.items >= 8 * cores
 
 
 @pytest.mark.parametrize("text", ["n1c100k50i1x1f1x1", "n9c100k50i1x1f1x1:bias", "n2c6k50i7x5f7x5", "n1c6k8i4x4f3x3s2"])

@@ -315,8 +315,8 @@ _CORPUS = {
     "3x3 at stride 1: odd channels, tails of tiles and vectors, one output, long sums, many pixels": """
         n1c1k1i9x9f3x3  n2c3k5i7x9f3x3p1:bias  n1c4k8i12x12f3x3  n3c8k8i6x6f3x3p1  n1c8k9i17x17f3x3p1
         n1c5k17i5x49f3x3p1  n1c3k9i4x47f3x3p1  n1c2k8i3x48f3x3p1:bias  n1c16k16i14x14f3x3p1  n2c9k24i7x7f3x3p1
-        n1c40k12i8x8f3x3p1  n1c12k40i4x8f3x3p1  n1c130k3i4x4f3x3p1  n1c2k3i13x15f3x3p2  n1c3k4i5x5f3x3p2x1
-        n1c2k2i3x3f3x3  n1c2k2i8x4f3x3p0x1  n1c2k8i40x40f3x3p1
+        n1c40k12i8x8f3x3p1  n1c12k40i4x8f3x3p1  n1c130k3i4x4f3x3p1  n1c130k9i4x4f3x3p1  n1c2k3i13x15f3x3p2
+        n1c3k4i5x5f3x3p2x1  n1c2k2i3x3f3x3  n1c2k2i8x4f3x3p0x1  n1c2k8i40x40f3x3p1
     """,
     "1x1": """
         n1c7k16i9x25f1x1  n1c16k7i4x12f1x1:bias  n1c2k8i7x7f1x1  n1c300k5i3x5f1x1  n1c33k13i1x47f1x1

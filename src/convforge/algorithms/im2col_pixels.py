@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from convforge.algorithms.im2col_blocks import Cut, pack, panel_depth, plain, stripe_of
 from convforge.algorithms.lowering import Correlation, bias_field, geometry, input_fields, output_fields
-from convforge.algorithms.stages import ALIGNMENT, ceil_div, least_items, round_up
+from convforge.algorithms.stages import ALIGNMENT, ceil_div, even_items, least_items, round_up
 from convforge.program import Slot, Stage
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ def cut(r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slo
     """How it is done."""
     vectors = ceil_div(r.k, tile.lanes)
     least = least_shares(r, tile, itemsize, machine)
-    items = ceil_div(least_items(machine), max(1, r.n) * r.groups)
-    shares = max(least, min(items, r.pixels // _LEAST_PIXELS))
+    planes, most = max(1, r.n) * r.groups, r.pixels // _LEAST_PIXELS
+    shares = max(least, min(ceil_div(least_items(machine), planes), most))
+    shares = max(shares, min(even_items(planes * shares, machine) // planes, most))
     stage, scratch_bytes = _stage(r, tile, itemsize, machine, packed, shares)
     unprepared = None
     if r.n * least <= MOST_PACKINGS:
