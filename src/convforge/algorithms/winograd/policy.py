@@ -92,6 +92,7 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
     row_blocks = ceil_div(r.k, tile.rows)
     # products of one vector a row wait for loads: of as many weights, and of the vector for two blocks of rows
     steps = r.c * row_blocks * max(vectors * tile.rows / 2, panels * (tile.rows + 0.5) / 2)
+    steps += panels * (row_blocks * _PRODUCT_CYCLES + _SWEEP_CYCLES)
     width = ceil_div(columns, f.m) * f.step
     halo = f.halo if width - r.padding[1] < r.input[1] else 0
     runs = ceil_div(rows, f.m) * f.alpha * ceil_div(width + halo, tile.lanes)
@@ -115,10 +116,13 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
     return seconds
 
 
-#: Measured on one core: share of the peak that the products reach; cycles for a vector of a channel's transformed
+#: Measured on one core: share of the peak that the products reach; cycles that those of a panel and a block of rows
+#: take to begin and to be stored, and those of a panel beside them; cycles for a vector of a channel's transformed
 #: input, for a vector of a row of input or output, for a vector of a transformed weight, for the taps of one; for an
 #: element put into its phase or taken from it; seconds for a block of tiles and for a call.
-_GEMM_SHARE = 0.9
+_GEMM_SHARE = 0.92
+_PRODUCT_CYCLES = 18
+_SWEEP_CYCLES = 40
 _TILE_CYCLES = {"f2": 1.5, "f4": 2.0, "f6": 3.4, "f4_5x5": 4.0, "f2_s2": 1.0, "f4_s2": 2.0}
 _ROW_CYCLES = 8
 _WEIGHT_CYCLES = 4
