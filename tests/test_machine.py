@@ -60,6 +60,25 @@ def test_peak_scales_with_the_lanes():
     assert wide.peak("float32") == 2 * wide.peak("float64") == 2 * narrow.peak("float32")
 
 
+@pytest.mark.parametrize(
+    ("vendor", "family", "isa", "expected"),
+    [
+        ("AuthenticAMD", "25", "avx512", 1),
+        ("AuthenticAMD", "25", "avx2", 2),
+        ("AuthenticAMD", "26", "avx512", 2),
+        ("GenuineIntel", "6", "avx512", 2),
+        ("", "", "avx512", 2),
+    ],
+)
+def test_long_vectors_in_halves(fresh, monkeypatch, vendor, family, isa, expected):
+    monkeypatch.setattr(module, "_cpu", {"vendor_id": vendor, "cpu family": family}.get)
+    monkeypatch.setattr(module, "runnable", lambda: ("avx512", "avx2", "baseline"))
+    monkeypatch.setenv("CONVFORGE_ISA", isa)
+    here = machine()
+    assert here.multiply_adds == expected
+    assert here.peak("float32") == here.tile("float32").lanes * 2 * expected * 3e9
+
+
 def test_each_possible_isa_can_be_forced(fresh, monkeypatch):
     for isa in runnable():
         machine.cache_clear()

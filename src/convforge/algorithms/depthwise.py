@@ -66,28 +66,30 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
     """Whole vectors of outputs: their multiply-adds, and the loads, copies and stores that each one takes."""
     assert isinstance(problem, ConvProblem)
     p, tile = problem, machine.tile(problem.dtype)
-    lanes, cycle = tile.lanes, 4 * tile.lanes / machine.peak(p.dtype)
+    lanes = tile.lanes
     every = correlations(p, "forward" if pass_ == "grad_weight" else pass_)
     planes = p.n * p.groups
     if pass_ == "grad_weight":
         (r,) = every
         vectors = r.output[0] * -(-r.output[1] // lanes)
-        each = r.taps / 2 / _DOT_EFFICIENCY + _VECTOR_CYCLES * prod(r.stride)
-        cycles = planes * r.k * (vectors * each + _PLANE_CYCLES)
+        each = r.taps / 2 / _DOT_EFFICIENCY + _VECTOR_STEPS * prod(r.stride)
+        steps = planes * r.k * (vectors * each + _PLANE_STEPS)
     elif _takes_channels(every, tile, machine, p.itemsize):
-        cycles = planes * depthwise_channels.cycles(every[0], lanes)
+        steps = planes * depthwise_channels.steps(every[0], lanes)
     else:
-        cycles = sum(planes * r.k * _pixels_cycles(r, lanes) for r in every)
-    return cycles * cycle + _CALL_SECONDS
+        steps = sum(planes * r.k * _pixels_steps(r, machine.isa, lanes) for r in every)
+    return steps * machine.step + _CALL_SECONDS
 
 
 #: Measured: share of the peak that the multiply-adds reach if all else is counted apart, likewise in the weight
-#: gradient; cycles for one vector of outputs beside them, for each input row and column that it steps over; cycles for
-#: a plane; seconds for a call.
+#: gradient; steps (a machine's time of two multiply-adds) for one vector of outputs beside them, for each input row and
+#: column that it steps over; steps for a plane, and both where masks spare the copies; seconds for a call.
 _EFFICIENCY = 0.85
 _DOT_EFFICIENCY = 0.5
-_VECTOR_CYCLES = 4
-_PLANE_CYCLES = 120
+_VECTOR_STEPS = 4
+_PLANE_STEPS = 120
+_STRIP_VECTOR_STEPS = 1.5
+_STRIP_STEPS = 25
 _CALL_SECONDS = 2e-6
 
 
@@ -139,14 +141,15 @@ def _takes_channels(every: Sequence[Correlation], tile: Tile, machine: Machine, 
     """Whether channels are better in the lanes than pixels."""
     if len(every) > 1 or not depthwise_channels.fits(every[0], tile, machine, itemsize):
         return False
-    return depthwise_channels.cycles(every[0], tile.lanes) < _pixels_cycles(every[0], tile.lanes)
+    return depthwise_channels.steps(every[0], tile.lanes) < _pixels_steps(every[0], machine.isa, tile.lanes)
 
 
-def _pixels_cycles(r: Correlation, lanes: int) -> float:
-    """Cycles of a plane with pixels in the lanes."""
+def _pixels_steps(r: Correlation, isa: str, lanes: int) -> float:
+    """Modelled steps of a plane with pixels in the lanes."""
     vectors = r.output[0] * -(-r.output[1] // lanes)
-    each = r.c * (r.taps / 2 / _EFFICIENCY + _VECTOR_CYCLES * prod(r.stride))
-    return vectors * each + _PLANE_CYCLES
+    in_strips = isa == "avx512" and r.kernel == (3, 3) and r.dilation == (1, 1) and r.stride in ((1, 1), (2, 2))
+    vector, plane = (_STRIP_VECTOR_STEPS, _STRIP_STEPS) if in_strips else (_VECTOR_STEPS, _PLANE_STEPS)
+    return vectors * r.c * (r.taps / 2 / _EFFICIENCY + vector * prod(r.stride)) + plane
 
 
 def _pack(r: Correlation, place: Slot | int, factors: bool) -> Stage:

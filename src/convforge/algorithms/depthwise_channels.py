@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 _MOST_VECTORS = 2
 #: Pixels of a tile at most.
 _TILE_PIXELS = 8
-#: Measured: cycles for a vector of a transposed square, and for a tile beside its multiply-adds.
-_TRANSPOSE_CYCLES = 3.3
-_TILE_CYCLES = 25
+#: Measured: steps for a vector of a transposed square, and for a tile beside its multiply-adds.
+_TRANSPOSE_STEPS = 3.3
+_TILE_STEPS = 25
 
 
 def fits(r: Correlation, tile: Tile, machine: Machine, itemsize: int) -> bool:
@@ -39,12 +39,12 @@ def fits(r: Correlation, tile: Tile, machine: Machine, itemsize: int) -> bool:
     return r.output[1] <= _MOST_VECTORS * tile.lanes and prod(_span(r)) * tile.lanes * itemsize <= machine.l2 // 2
 
 
-def cycles(r: Correlation, lanes: int) -> float:
-    """Modelled cycles of a plane, a share of a vector of them."""
+def steps(r: Correlation, lanes: int) -> float:
+    """Modelled steps of a plane, a share of a vector of them."""
     rows, columns = (min(span, size) for span, size in zip(_span(r), r.input, strict=True))
     transposed = rows * ceil_div(columns, lanes) + ceil_div(r.pixels, lanes)
     tiles = r.output[0] * ceil_div(r.output[1], _TILE_PIXELS)
-    vector = r.pixels * r.taps / 2 + transposed * _TRANSPOSE_CYCLES * lanes + tiles * _TILE_CYCLES
+    vector = r.pixels * r.taps / 2 + transposed * _TRANSPOSE_STEPS * lanes + tiles * _TILE_STEPS
     return vector * ceil_div(r.groups, lanes) / r.groups
 
 

@@ -64,14 +64,14 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
     """Whole tiles near the peak, what a tile takes beside its sums, the output's way to memory, packed weights."""
     assert isinstance(problem, ConvProblem)
     p, tile = problem, machine.tile(problem.dtype)
-    cycle = 4 * tile.lanes / machine.peak(p.dtype)
-    step = tile.rows * tile.vectors / 2
     if pass_ == "grad_weight":
         depth = p.c // p.groups * prod(p.kernel)
         tiles = p.groups * ceil_div(p.k // p.groups, tile.rows) * ceil_div(depth, tile.vectors)
-        steps = p.n * p.output[0] * (ceil_div(p.output[1], tile.lanes) + _ROW_STEPS)
-        return tiles * (step * steps / _DOT_EFFICIENCY + _TILE_CYCLES) * cycle + _CALL_SECONDS
-    cycles, streamed, written = 0.0, 0.0, p.k * prod(p.output) if pass_ == "forward" else p.c * prod(p.input)
+        segments = p.n * p.output[0] * (ceil_div(p.output[1], tile.lanes) + _ROW_SEGMENTS)
+        a_tile = segments * tile.rows * tile.vectors / 2 / _DOT_EFFICIENCY + _TILE_STEPS
+        return tiles * a_tile * machine.step + _CALL_SECONDS
+    written = p.k * prod(p.output) if pass_ == "forward" else p.c * prod(p.input)
+    steps = streamed = items = 0.0
     for r in correlations(p, pass_):
         if r.taps == 0:
             continue  # zeros are written, nothing is summed
@@ -79,28 +79,30 @@ def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
         whole, rest = divmod(r.k, tile.rows)
         blocks, rows = ceil_div(r.k, tile.rows), whole * tile.rows + (max(rest, tile.rows // 2) if rest else 0)
         vectors = r.output[0] * ceil_div(r.output[1], tile.lanes)
-        sums = vectors * rows * (r.c * r.taps / 2 / _EFFICIENCY + _VECTOR_CYCLES)
+        sums = vectors * rows * (r.c * r.taps / 2 / _EFFICIENCY + _VECTOR_STEPS)
         read = band.count * r.c * _channel(r, tile, band.rows, band.columns) / tile.lanes
-        again = blocks * _READ_CYCLES if band.scratch_bytes > machine.l1 else 0
-        items = _ITEM_CYCLES * band.splits * band.count
-        cycles += r.n * r.groups * (sums + read * (band.splits * _COPY_CYCLES + again) + items)
+        again = blocks * _READ_STEPS if band.scratch_bytes > machine.l1 else 0
+        steps += r.n * r.groups * (sums + read * (band.splits * _COPY_STEPS + again))
+        items += r.n * r.groups * band.splits * band.count
         streamed += r.n * band.count * p.weight_bytes * r.taps / prod(p.kernel)
     memory = streamed / (machine.bandwidth * (_CACHED if p.weight_bytes < machine.l3 // 2 else 1))
     packing = 0.0 if mode == "prepared" else p.weight_bytes * _PACK_SECONDS
-    return cycles * cycle + memory + p.n * written * p.itemsize * _OUTPUT_SECONDS + packing + _CALL_SECONDS
+    seconds = steps * machine.step + items * _ITEM_CYCLES * machine.cycle + _CALL_SECONDS
+    return seconds + memory + p.n * written * p.itemsize * _OUTPUT_SECONDS + packing
 
 
 #: Measured: share of the peak that the sums reach, and in the weight gradient, whose operands come from the second
-#: cache; steps that a row of the weight gradient takes beside its segments; cycles that a vector of a tile takes to
-#: begin and to be stored, a tile of the weight gradient to be added over its lanes, a vector of the input to be copied,
-#: and to be read from the second cache, for each block of output channels; an item beside all that.
+#: cache; segments in whose time a row of the weight gradient begins; steps (a machine's time of two multiply-adds) that
+#: a vector of a tile takes to begin and to be stored, a tile of the weight gradient to be added over its lanes, a
+#: vector of the input to be copied, and to be read from the second cache, for each block of output channels; cycles of
+#: an item beside all that.
 _EFFICIENCY = 0.98
 _DOT_EFFICIENCY = 0.55
-_ROW_STEPS = 2
-_VECTOR_CYCLES = 2
-_TILE_CYCLES = 120
-_COPY_CYCLES = 3
-_READ_CYCLES = 0.5
+_ROW_SEGMENTS = 2
+_VECTOR_STEPS = 2
+_TILE_STEPS = 120
+_COPY_STEPS = 3
+_READ_STEPS = 0.5
 _ITEM_CYCLES = 120
 #: Seconds a byte of output takes beyond that, a byte of the weight to pack, and a call; how much faster weights come
 #: from the last cache than from memory.

@@ -63,6 +63,8 @@ class Machine:
         Logical CPUs this process may run on.
     bandwidth
         Nominal bytes/s that one core streams from memory.
+    multiply_adds
+        Fused multiply-adds of whole vectors that a core begins in a cycle.
     """
 
     isa: str
@@ -71,14 +73,25 @@ class Machine:
     l3: int
     cores: int
     bandwidth: float = 1e10
+    multiply_adds: int = 2
 
     def tile(self, dtype: str) -> Tile:
         """The register tile for ``dtype``."""
         return tile(self.isa, dtype)
 
+    @property
+    def cycle(self) -> float:
+        """Nominal seconds of a cycle, at 3 GHz."""
+        return 1 / 3e9
+
+    @property
+    def step(self) -> float:
+        """Nominal seconds of two multiply-adds of whole vectors, and of two loads, a store or a shuffle."""
+        return 2 * self.cycle / self.multiply_adds
+
     def peak(self, dtype: str) -> float:
-        """Nominal FLOP/s of one core: two fused multiply-adds a cycle at 3 GHz."""
-        return self.tile(dtype).lanes * 2 * 2 * 3e9
+        """Nominal FLOP/s of one core."""
+        return 4 * self.tile(dtype).lanes / self.step
 
 
 @cache
@@ -95,7 +108,7 @@ def machine() -> Machine:
     if isa not in possible:
         raise ValueError(f"CONVFORGE_ISA is {isa!r}; this CPU can run {', '.join(possible)}")
     l1, l2, l3 = _cache_sizes(Path("/sys/devices/system/cpu/cpu0/cache"))
-    return Machine(isa, l1, l2, l3, _cores())
+    return Machine(isa, l1, l2, l3, _cores(), multiply_adds=1 if isa == "avx512" and _in_halves() else 2)
 
 
 def runnable() -> tuple[str, ...]:
@@ -112,15 +125,29 @@ def runnable() -> tuple[str, ...]:
     return tuple(reversed(possible))
 
 
-def _features() -> frozenset[str]:
-    """Features that CPU and operating system support, by LLVM's names."""
+def _in_halves() -> bool:
+    """Whether the CPU works on halves of AVX-512's vectors one after the other, as AMD's Zen 4 does (family 25)."""
+    return _cpu("vendor_id") == "AuthenticAMD" and _cpu("cpu family") == "25"
+
+
+def _cpu(field: str) -> str:
+    """What the system says of the first CPU, or nothing."""
     try:
         with open("/proc/cpuinfo") as lines:
             for line in lines:
-                if line.startswith("flags"):
-                    return frozenset(_LLVM_NAMES.get(flag, flag) for flag in line.partition(":")[2].split())
+                name, _, value = line.partition(":")
+                if name.strip() == field:
+                    return value.strip()
     except OSError:
         pass
+    return ""
+
+
+def _features() -> frozenset[str]:
+    """Features that CPU and operating system support, by LLVM's names."""
+    flags = _cpu("flags").split()
+    if flags:
+        return frozenset(_LLVM_NAMES.get(flag, flag) for flag in flags)
     try:  # no /proc: macOS and Windows, where Numba's LLVM is there to ask
         from llvmlite import binding
     except ImportError:

@@ -70,15 +70,15 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
     """Products of whole vectors of tiles near the peak, transforms by the vector, transformed weights by the byte."""
     assert isinstance(problem, ConvProblem)
     f, p, tile, itemsize = next(_fitting(family, problem)), problem, machine.tile(problem.dtype), problem.itemsize
-    cycle = 4 * tile.lanes / machine.peak(p.dtype)
     area, channels = f.alpha**2, p.c + p.k
     if pass_ == "grad_weight":
         (r,) = correlations(p, "forward")
         tiles, rows = programs.tile_count(f, r), round_up(r.k, tile.rows)
         multiply_adds = area * p.groups * rows * round_up(r.c, tile.lanes) * tiles / tile.lanes
         vectors = area * channels * ceil_div(tiles, tile.lanes)
-        cycles = multiply_adds / (2 * _GEMM_SHARE) + vectors * (_TRANSFORM_CYCLES + _PACK_CYCLES)
-        return cycles * cycle + area * p.k * r.c * itemsize * ceil_div(tiles, 256) / _CACHE_BANDWIDTH + _CALL_SECONDS
+        steps = multiply_adds / (2 * _GEMM_SHARE) + vectors * (_TRANSFORM_STEPS + _PACK_STEPS)
+        sums = area * p.k * r.c * itemsize * ceil_div(tiles, 256)
+        return steps * machine.step + sums / _CACHE_BANDWIDTH + _CALL_SECONDS
     (whole,) = correlations(p, pass_)
     r = phases(whole)
     cut, direct = programs.blocking(f, r, tile, itemsize, machine), None
@@ -91,23 +91,24 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
     panels = larger * ceil_div(least + 1, tile.vectors) + (cut.blocks - larger) * ceil_div(least, tile.vectors)
     row_blocks = ceil_div(r.k, tile.rows)
     # products of one vector a row wait for loads: of as many weights, and of the vector for two blocks of rows
-    steps = r.c * row_blocks * max(vectors * tile.rows / 2, panels * (tile.rows + 0.5) / 2)
-    steps += panels * (row_blocks * _PRODUCT_CYCLES + _SWEEP_CYCLES)
+    products = r.c * row_blocks * max(vectors * tile.rows / 2, panels * (tile.rows + 0.5) / 2)
     width = ceil_div(columns, f.m) * f.step
     halo = f.halo if width - r.padding[1] < r.input[1] else 0
     runs = ceil_div(rows, f.m) * f.alpha * ceil_div(width + halo, tile.lanes)
-    cycles = area * (steps / _GEMM_SHARE + vectors * (r.c + r.k) * _TILE_CYCLES[f.name])
-    cycles += r.n * (runs * r.c + rows * ceil_div(columns, tile.lanes) * r.k) * _ROW_CYCLES
+    steps = area * (products / _GEMM_SHARE + vectors * (r.c + r.k) * _TILE_STEPS[f.name])
+    steps += r.n * (runs * r.c + rows * ceil_div(columns, tile.lanes) * r.k) * _ROW_STEPS
     if r is not whole:
         held = programs.phase_bytes(whole, itemsize)
         if mode == "functional" and direct is None:
             held += area * r.groups * r.c * r.k * itemsize
         if held > _MOST_HELD:
             return inf
-        cycles += r.n * (r.c * prod(r.input) + r.k * r.pixels) * _PHASE_CYCLES
+        steps += r.n * (r.c * prod(r.input) + r.k * r.pixels) * _PHASE_STEPS
     if mode == "functional":
-        cycles += r.c * row_blocks * tile.rows * (area / tile.lanes * _WEIGHT_CYCLES + _TAPS_CYCLES)
-    seconds = r.groups * (cycles * cycle + cut.blocks * _BLOCK_SECONDS) + _CALL_SECONDS
+        steps += r.c * row_blocks * tile.rows * (area / tile.lanes * _WEIGHT_STEPS + _TAPS_STEPS)
+    cycles = area * panels * (row_blocks * _PRODUCT_CYCLES + _SWEEP_CYCLES)
+    a_group = steps * machine.step + cycles * machine.cycle + cut.blocks * _BLOCK_SECONDS
+    seconds = r.groups * a_group + _CALL_SECONDS
     weight = area * r.groups * r.c * r.k * itemsize
     if weight > machine.l3 // 2 and direct is None:
         stream = weight / machine.bandwidth
@@ -117,22 +118,23 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
 
 
 #: Measured on one core: share of the peak that the products reach; cycles that those of a panel and a block of rows
-#: take to begin and to be stored, and those of a panel beside them; cycles for a vector of a channel's transformed
-#: input, for a vector of a row of input or output, for a vector of a transformed weight, for the taps of one; for an
-#: element put into its phase or taken from it; seconds for a block of tiles and for a call.
+#: take to begin and to be stored, and those of a panel beside them; steps (a machine's time of two multiply-adds) for a
+#: vector of a channel's transformed input, for a vector of a row of input or output, for a vector of a transformed
+#: weight, for the taps of one; for an element put into its phase or taken from it; seconds for a block of tiles and for
+#: a call.
 _GEMM_SHARE = 0.92
 _PRODUCT_CYCLES = 18
 _SWEEP_CYCLES = 40
-_TILE_CYCLES = {"f2": 1.5, "f4": 2.0, "f6": 3.4, "f4_5x5": 4.0, "f2_s2": 1.0, "f4_s2": 2.0}
-_ROW_CYCLES = 8
-_WEIGHT_CYCLES = 4
-_TAPS_CYCLES = 2.5
-_PHASE_CYCLES = 1.5
+_TILE_STEPS = {"f2": 1.5, "f4": 2.0, "f6": 3.4, "f4_5x5": 4.0, "f2_s2": 1.0, "f4_s2": 2.0}
+_ROW_STEPS = 8
+_WEIGHT_STEPS = 4
+_TAPS_STEPS = 2.5
+_PHASE_STEPS = 1.5
 _BLOCK_SECONDS = 6e-7
 _CALL_SECONDS = 1.5e-6
 #: Likewise, of the gradient by the weight: for a vector of a transform, for packing one; bytes/s of the last cache.
-_TRANSFORM_CYCLES = 6
-_PACK_CYCLES = 4
+_TRANSFORM_STEPS = 6
+_PACK_STEPS = 4
 _CACHE_BANDWIDTH = 3e10
 
 

@@ -45,11 +45,12 @@ cdef void depthwise_forward(const int64_t *args, char *scratch, int64_t begin, i
         MASK_INSTRUCTIONS and a.kh == 3 and a.kw == 3 and a.c * a.dh * a.dw * a.out_w == 1 and a.ow2 == 0
         and a.sh == a.sw and a.sw <= 2 and a.ow <= a.columns
     )
-    if in_place and MASKED_LOADS:
-        depthwise_in_strips(a, scratch, begin, end)
-    elif in_place and a.ow >= 3 * LANES:
-        # on narrower maps most tiles would lie at a border, where masks cost as much as a copy
+    # strips walk down parts of long lines, which come slowly from memory; on narrow maps most tiles would lie at a
+    # border, where masks cost as much as a copy
+    if in_place and a.ow >= 3 * LANES and (not MASKED_LOADS or a.x_h >= depthwise_long):
         depthwise_in_planes(a, scratch, begin, end)
+    elif in_place and MASKED_LOADS:
+        depthwise_in_strips(a, scratch, begin, end)
     else:
         depthwise_in_panels(a, scratch, begin, end)
 

@@ -1,7 +1,8 @@
-# 3x3 kernels of stride 1 or 2 that read planes in place: in strips through masks where masked loads cost no more than
-# whole ones, else in tiles, of which those at the borders go through masks.
+# 3x3 kernels of stride 1 or 2 that read planes in place: narrow ones in strips through masks, where masked loads cost
+# no more than whole ones, others in tiles, of which those at the borders go through masks.
 
 cdef extern from "depthwise_plane.h" nogil:
+    const int64_t depthwise_long
     ctypedef struct depthwise_plane:
         const real *x
         const real *zeros

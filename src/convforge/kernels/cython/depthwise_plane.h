@@ -68,7 +68,7 @@ VEC_FUNCTION void depthwise_band(
  * the same few lines of the first cache then, if that is a power of 2, and the CPU's own prefetching stops at each
  * page. Tiles of two rows fit always, and fetch what the next ones read (a Sobel filter of 1024x1024 takes a fifth
  * less). */
-static const int64_t depthwise_long = 1024 / sizeof(real);
+static const int64_t depthwise_long = 640 / sizeof(real);
 
 /* Of a plane in place the tiles that begin in [top, bottom) x [left, right), where nothing lacks.
  *

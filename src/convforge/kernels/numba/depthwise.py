@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
-from convforge.kernels.numba.depthwise_in_place import in_planes, in_strips
+from convforge.kernels.numba.depthwise_in_place import LONG_BYTES, in_planes, in_strips
 from convforge.kernels.numba.depthwise_pack import packed_size
 from convforge.kernels.numba.depthwise_panels import next_panels, preparing
 from convforge.kernels.numba.depthwise_separable import separable
@@ -63,18 +63,20 @@ def _3x3(target: Target, step: int) -> Callable[..., None]:
     if not mask_instructions(v):
         return in_panels
     cheap_masks = masked_loads(v)
-    panels = target.call(in_panels)
-    in_place = target.call(in_strips(target, step) if cheap_masks else in_planes(target, step))
+    panels, planes = target.call(in_panels), target.call(in_planes(target, step))
+    narrow = target.call(in_strips(target, step)) if cheap_masks else panels
+    # strips walk down parts of long rows, which come slowly from memory
+    long = LONG_BYTES // v.itemsize if cheap_masks else 0
 
     def kernel(args, scratch, begin, end):
         ow = args[f.ow]
         if args[f.c] * args[f.dh] != 1 or args[f.sh] != step or args[f.sw] != step or ow > args[f.columns]:
             panels(args, scratch, begin, end)
         # on narrower maps most tiles would lie at a border, where masks cost as much as a copy
-        elif cheap_masks or ow >= 3 * lanes:
-            in_place(args, scratch, begin, end)
+        elif ow >= 3 * lanes and args[f.x_h] >= long:
+            planes(args, scratch, begin, end)
         else:
-            panels(args, scratch, begin, end)
+            narrow(args, scratch, begin, end)
 
     return kernel
 

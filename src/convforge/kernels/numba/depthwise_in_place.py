@@ -1,7 +1,7 @@
 """3x3 depthwise kernels of stride 1 or 2 that read planes in place.
 
-They do so in strips through masks where masked loads cost no more than whole ones, else in tiles, of which those at the
-borders go through masks, or lines of zeros.
+Narrow ones in strips through masks, where masked loads cost no more than whole ones, others in tiles, of which those at
+the borders go through masks, or lines of zeros.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Plane = namedtuple(
 #: lines of the first cache then, if that is a power of 2, and the CPU's own prefetching stops at each page. Tiles of
 #: two rows fit always, and fetch what the next ones read (a Sobel filter of 1024x1024 takes a fifth less). With a
 #: stride of 2 a tile reads nine rows, more than the CPU follows on a narrow map, so that these are fetched, too.
-_LONG_BYTES = 1024
+LONG_BYTES = 640
 
 
 def in_strips(target: Target, stride: int) -> Callable[..., None]:
@@ -123,7 +123,7 @@ def _inside(target: Target, stride: int) -> Inner:
 
     lines = [
         *_beginning("inside(s)"),
-        f"    if s.row >= {_LONG_BYTES // v.itemsize}:",
+        f"    if s.row >= {LONG_BYTES // v.itemsize}:",
         *indented(2, whole(2, fetch=True)),
         "    else:",
         *indented(2, whole(ROWS, fetch=stride == 2)),
