@@ -29,7 +29,7 @@ _MOST_VECTORS = 2
 _TILE_PIXELS = 8
 #: Measured: steps for a vector of a transposed square, and for a tile beside its multiply-adds.
 _TRANSPOSE_STEPS = 3.3
-_TILE_STEPS = 25
+_TILE_STEPS = 10
 
 
 def fits(r: Correlation, tile: Tile, machine: Machine, itemsize: int) -> bool:
@@ -59,7 +59,7 @@ def program(r: Correlation, dtype: str, itemsize: int, tile: Tile) -> Program:
     args = {**input_fields(r), "packed": packed, "bias": bias_field(r), **output_fields(r), **geometry(r)}
     return Program(
         dtype=dtype,
-        stages=(Stage("depthwise_channels", args, r.n * panels),),
+        stages=(Stage(_kernel(r), args, r.n * panels),),
         prepare=(Stage("pack_columns", weight, panels),),
         packed_bytes=vectors * tile.lanes * r.taps * itemsize,
         scratch_bytes=(prod(_span(r)) + r.pixels + tile.lanes) * tile.lanes * itemsize,
@@ -70,3 +70,10 @@ def _span(r: Correlation) -> tuple[int, ...]:
     """Rows and columns of input under all outputs."""
     axes = zip(r.output, r.stride, r.kernel, r.dilation, strict=True)
     return tuple((size - 1) * stride + (taps - 1) * dilation + 1 for size, stride, taps, dilation in axes)
+
+
+def _kernel(r: Correlation) -> str:
+    """Neighbouring taps share what they load, in kernels that are specialised for how many there are."""
+    columns = r.kernel[1]
+    shared = columns in (3, 5, 7) and r.dilation[1] == 1 and r.stride[1] <= 2
+    return f"depthwise_channels_{columns}" if shared else "depthwise_channels"

@@ -140,8 +140,12 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
         ("depthwise_3x3", "depthwise_strided_3x3", "depthwise_forward", "depthwise_strided", "depthwise_pair"),
         DEPTHWISE,
     ),
-    # c and k are 1; channels in the lanes, of weights from pack_columns; items: n * panels of channels
-    "depthwise_channels": (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY),
+    # c and k are 1; channels in the lanes, of weights from pack_columns; items: n * panels of channels. 3, 5 and 7 are
+    # for as many taps in a row, neighbours, and column strides of 1 and 2
+    **dict.fromkeys(
+        ("depthwise_channels", "depthwise_channels_3", "depthwise_channels_5", "depthwise_channels_7"),
+        (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY),
+    ),
     # c is 1; partial[parts][g][k][kh * kw]; items: parts * g, a part some of the n * ceil(oh / rows) blocks of rows
     **dict.fromkeys(("depthwise_grad_weight", "depthwise_strided_grad_weight"), DEPTHWISE_GRAD_WEIGHT),
     # items: n * c * ceil(oh / rows) * ceil(ow / columns) blocks, columns innermost; without an address no indices are

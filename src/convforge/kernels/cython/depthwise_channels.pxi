@@ -1,8 +1,13 @@
 # Depthwise convolution of small maps, with channels in the lanes: neither borders nor strides nor widths that fill no
 # vector cost anything then, but each plane is transposed twice.
 
-cdef enum:
-    DEPTHWISE_PIXELS = 8  # of a tile at most: as many sums as hide the latency of a multiply-add
+cdef extern from "depthwise_pixels.h" nogil:
+    enum: DEPTHWISE_PIXELS  # of a tile at most
+    ctypedef struct depthwise_pixel_taps:
+        int64_t kh, kw, step, row, column, pitch
+    void depthwise_sum_pixels(
+        int64_t pixels, const depthwise_pixel_taps *taps, const real *x, const real *weight, const real *bias, real *to
+    )
 
 
 cdef inline void transpose_in(
@@ -53,55 +58,9 @@ cdef inline void transpose_out(
         q += LANES
 
 
-cdef inline void depthwise_pixels(
-    int pixels, int64_t step, int64_t kh, int64_t kw, const real *x, int64_t row, int64_t column, const real *weight,
-    int64_t pitch, vec bias, real *to,
-) noexcept nogil:
-    """The sums of some pixels side by side; ``row`` and ``column`` lie between taps, ``pitch`` between weights."""
-    cdef vec sums[DEPTHWISE_PIXELS]
-    cdef vec scale
-    cdef const real *tap
-    cdef int64_t i, j
-    cdef int t
-    for t in range(pixels):
-        sums[t] = vec_zero()
-    for i in range(kh):
-        tap = x + i * row
-        for j in range(kw):
-            scale = vec_load(weight)
-            for t in range(pixels):
-                sums[t] = vec_fma(scale, vec_load(tap + t * step * LANES), sums[t])
-            weight += pitch
-            tap += column
-    for t in range(pixels):
-        vec_store(to + t * LANES, sums[t] + bias)
-
-
-cdef inline void depthwise_pixels_of(
-    int64_t step, int64_t pixels, int64_t kh, int64_t kw, const real *x, int64_t row, int64_t column,
-    const real *weight, int64_t pitch, vec bias, real *to,
-) noexcept nogil:
-    if pixels == 8:
-        depthwise_pixels(8, step, kh, kw, x, row, column, weight, pitch, bias, to)
-    elif pixels == 7:
-        depthwise_pixels(7, step, kh, kw, x, row, column, weight, pitch, bias, to)
-    elif pixels == 6:
-        depthwise_pixels(6, step, kh, kw, x, row, column, weight, pitch, bias, to)
-    elif pixels == 5:
-        depthwise_pixels(5, step, kh, kw, x, row, column, weight, pitch, bias, to)
-    elif pixels == 4:
-        depthwise_pixels(4, step, kh, kw, x, row, column, weight, pitch, bias, to)
-    elif pixels == 3:
-        depthwise_pixels(3, step, kh, kw, x, row, column, weight, pitch, bias, to)
-    elif pixels == 2:
-        depthwise_pixels(2, step, kh, kw, x, row, column, weight, pitch, bias, to)
-    else:
-        depthwise_pixels(1, step, kh, kw, x, row, column, weight, pitch, bias, to)
-
-
 cdef void depthwise_channels(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const depthwise_channels_args *a = <const depthwise_channels_args *>args
-    cdef int64_t taps = a.kh * a.kw, vectors = ceil_div(a.g, LANES), panels = ceil_div(vectors, VECTORS)
+    cdef int64_t vectors = ceil_div(a.g, LANES), panels = ceil_div(vectors, VECTORS)
     cdef int64_t height = (a.oh - 1) * a.sh + (a.kh - 1) * a.dh + 1, width = (a.ow - 1) * a.sw + (a.kw - 1) * a.dw + 1
     # columns of the copy, which begins ph and pw before x, that are columns of x
     cdef int64_t left = max(a.pw, <int64_t>0), columns = min(width, a.iw + a.pw) - left
@@ -116,7 +75,9 @@ cdef void depthwise_channels(const int64_t *args, char *scratch, int64_t begin, 
     cdef const real *weight
     cdef const real *x
     cdef real *out
-    cdef vec bias
+    cdef real bias[LANES]
+    cdef depthwise_pixel_taps taps
+    taps.kh, taps.kw, taps.step, taps.row, taps.column = a.kh, a.kw, a.sw, a.dh * width, a.dw
     for i in range(height * width):
         vec_store(copy + i * LANES, vec_zero())
     for item in range(begin, end):
@@ -133,31 +94,16 @@ cdef void depthwise_channels(const int64_t *args, char *scratch, int64_t begin, 
                 transpose_in(
                     planes, (line - a.ph) * a.x_h + left - a.pw, columns, count, copy + (line * width + left) * LANES
                 )
-            weight = <const real *>a.packed + (first * taps + vector - first) * LANES
-            bias = vec_zero()
-            if a.bias:
-                bias = vec_load_partial(<const real *>a.bias + channel, channels)
+            weight = <const real *>a.packed + (first * a.kh * a.kw + vector - first) * LANES
+            taps.pitch = last - first
+            vec_store(bias, vec_load_partial(<const real *>a.bias + channel, channels) if a.bias else vec_zero())
             for row in range(a.oh):
                 pixel = 0
                 for tile in range(tiles):
                     pixels = fewest + 1 if tile < longer else fewest
                     x = copy + (row * a.sh * width + pixel * a.sw) * LANES
                     out = sums + (row * a.ow + pixel) * LANES
-                    if a.sw == 1:
-                        depthwise_pixels_of(
-                            1, pixels, a.kh, a.kw, x, a.dh * width * LANES, a.dw * LANES, weight,
-                            (last - first) * LANES, bias, out,
-                        )
-                    elif a.sw == 2:
-                        depthwise_pixels_of(
-                            2, pixels, a.kh, a.kw, x, a.dh * width * LANES, a.dw * LANES, weight,
-                            (last - first) * LANES, bias, out,
-                        )
-                    else:
-                        depthwise_pixels_of(
-                            a.sw, pixels, a.kh, a.kw, x, a.dh * width * LANES, a.dw * LANES, weight,
-                            (last - first) * LANES, bias, out,
-                        )
+                    depthwise_sum_pixels(pixels, &taps, x, weight, bias, out)
                     pixel += pixels
             out = <real *>a.out + image * a.out_n + channel * a.out_k
             if flat:

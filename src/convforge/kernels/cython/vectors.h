@@ -183,7 +183,7 @@ VEC_FUNCTION vec vec_load(const real *p) { return *(const vec_in_memory *)p; }
 /* v, which now must be in a register: where these run short, compilers load again what they could keep. */
 #if defined(__x86_64__)
 VEC_FUNCTION vec vec_keep(vec v) {
-    __asm__("" : "+x"(v));
+    __asm__("" : "+v"(v));
     return v;
 }
 #else

@@ -68,14 +68,37 @@ def _pixels(target: Target, pixels: int, step: int | None) -> Inner:
     return target.call(define("pixels", lines, v=v))
 
 
-def _pixels_of(target: Target) -> Inner:
-    """Make ``pixels_of(pixels, step, ...)``, which calls the others: whole tiles with the fewest tests."""
+def _sharing_pixels(target: Target, pixels: int, step: int, kw: int) -> Inner:
+    """Make the same for ``kw`` neighbouring taps: what several pixels see is loaded once."""
+    v, lanes = target.v, target.lanes
+    each = range(pixels)
+    lines = ["def pixels(step, kh, kw, x, row, column, weight, pitch, bias, to):"]
+    lines += [f"    s{t} = v.zero()" for t in each]
+    lines += ["    for i in range(kh):"]
+    for j in range(kw):
+        lines += [f"        w{j} = v.load(weight, 0)", "        weight = v.advance(weight, pitch)"]
+    for place in range((pixels - 1) * step + kw):
+        lines += [f"        seen = v.load(x, {place * lanes})"]
+        lines += [f"        s{t} = v.fma(w{place - t * step}, seen, s{t})" for t in each if 0 <= place - t * step < kw]
+    lines += ["        x = v.advance(x, row)"]
+    lines += [f"    v.store(to, {t * lanes}, s{t} + bias)" for t in each]
+    return target.call(define("pixels", lines, v=v))
+
+
+def _pixels_of(target: Target, kw: int | None) -> Inner:
+    """Make ``pixels_of(pixels, step, ...)``, which calls the others: whole tiles with the fewest tests.
+
+    With ``kw`` steps are 1 or 2, and as many taps neighbours.
+    """
     lines = ["def pixels_of(pixels, step, kh, kw, x, row, column, weight, pitch, bias, to):"]
     tiles: dict[str, Inner] = {}
     for name, test, step in (("dense", "step == 1", 1), ("apart", "step != 1", None)):
         lines += [f"    if {test}:"]
         for count in range(_PIXELS, 0, -1):
-            tiles[f"{name}{count}"] = _pixels(target, count, step)
+            if kw is None:
+                tiles[f"{name}{count}"] = _pixels(target, count, step)
+            else:
+                tiles[f"{name}{count}"] = _sharing_pixels(target, count, step or 2, kw)
             lines += [f"        if pixels == {count}:"]
             lines += [f"            {name}{count}(step, kh, kw, x, row, column, weight, pitch, bias, to)"]
             lines += ["            return"]
@@ -84,11 +107,30 @@ def _pixels_of(target: Target) -> Inner:
 
 def depthwise_channels(target: Target) -> Callable[..., None]:
     """Some vectors of channels of an image."""
+    return _channels(target, None)
+
+
+def depthwise_channels_3(target: Target) -> Callable[..., None]:
+    """The same of three neighbouring taps a row."""
+    return _channels(target, 3)
+
+
+def depthwise_channels_5(target: Target) -> Callable[..., None]:
+    """The same of five."""
+    return _channels(target, 5)
+
+
+def depthwise_channels_7(target: Target) -> Callable[..., None]:
+    """The same of seven: beside their weights 16 registers do not suffice for the sums."""
+    return _channels(target, 7 if target.rows == 8 else None)
+
+
+def _channels(target: Target, kw: int | None) -> Callable[..., None]:
     v, lanes, per_panel = target.v, target.lanes, target.vectors
     f = abi.fields("depthwise_channels")
     in_whole, in_part = _transpose_in(target, True), _transpose_in(target, False)
     out_whole, out_part = _transpose_out(target, True), _transpose_out(target, False)
-    pixels_of = _pixels_of(target)
+    pixels_of = _pixels_of(target, kw)
 
     @target.call
     def transpose_in(x, x_c, last, columns, to):
