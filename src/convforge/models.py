@@ -357,6 +357,7 @@ _CORPUS = {
         n1c2k3i2x300f3x3p1  n1c2k3i300x2f3x3p1  n1c3k2i1x64f1x3p0x1  n1c3k2i64x1f3x1p1x0
         n1c1k2i14x270f3x3p1  n1c2k2i19x301f3x3s2p1g2
         n1c1k2i5x90f1x9p0x4:bias  n1c2k2i4x77f1x5p0x2g2  n1c1k1i3x140f1x17  n1c2k2i3x70f1x5d1x2p0x4g2
+        n1c6k16i12x12f5x5:bias  n2c18k36i15x14f3x3s2p1g2  n1c9k33i10x7f3x3p1_0x2_1  n1c48k16i8x6f3x3d2p2
     """,
     "float64 twins": """
         n2c3k5i7x9f3x3p1:bias:float64  n1c8k9i17x17f3x3p1:float64  n1c16k16i14x14f3x3p1:float64
@@ -365,6 +366,7 @@ _CORPUS = {
         n2c6k9i7x7f3x3p1g3:float64  n1c8k8i9x17f3x3p1g8:float64  n1c3k9i10x12f3x3s2p0_1g3:bias:float64
         n1c5k9i13x15f5x5p2:float64  n2c5k9i13x15f3x3s2p1:float64
         n1c19k19i7x6f3x3s3p1g19:float64  n1c1k2i14x140f3x3p1:float64  n1c2k2i5x61f1x9p0x4g2:float64
+        n1c6k9i12x12f5x5:float64
     """,
     "one and three dimensions": """
         n2c3k4i20f5p2:bias  n1c2k2i19f3s2p1d2  n1c4k4i16f3p1g4  n1c2k3i5x6x7f3x3x3p1

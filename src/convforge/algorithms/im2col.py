@@ -130,7 +130,7 @@ def _prefers_pixels(r: Correlation, tile: Tile, itemsize: int, machine: Machine)
     padded = round_up(r.k, tile.lanes) > tile.rows * r.k
     if padded or streams(r, tile) or r.accumulate:
         return False
-    return im2col_pixels.fmas(r, tile) < im2col_panels.fmas(r, tile, itemsize, machine)
+    return im2col_pixels.fmas(r, tile, itemsize, machine) < im2col_panels.fmas(r, tile, itemsize, machine)
 
 
 def _cost(problem: Problem, pass_: str, mode: str, machine: Machine) -> float:
@@ -174,7 +174,9 @@ def _flops(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> float
     if r.taps == 0:
         return 0
     in_pixels = _prefers_pixels(r, tile, itemsize, machine)
-    products = im2col_pixels.fmas(r, tile) if in_pixels else im2col_panels.fmas(r, tile, itemsize, machine)
+    products = (
+        im2col_pixels.fmas(r, tile, itemsize, machine) if in_pixels else im2col_panels.fmas(r, tile, itemsize, machine)
+    )
     return 2 * tile.lanes * r.n * r.groups * products
 
 

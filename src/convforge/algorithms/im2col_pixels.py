@@ -23,11 +23,16 @@ MOST_PACKINGS = 2
 #: Most taps whose input is lowered at a time.
 _LISTED_TAPS = 64
 #: Measured: how much longer a step takes than with pixels in the lanes, and what lowering a tap of a pixel takes, in
-#: fused multiply-adds of a vector, from the input itself or from a stripe; steps that transposing a tile's sums takes.
+#: fused multiply-adds of a vector, from the input itself or from a stripe; what a vector of a stripe takes, and an item
+#: that lowers nothing beside its sums; how much longer its steps take with 16 registers, where a tile that reads packed
+#: pixels is written by hand; steps that transposing a tile's sums takes.
 _FACTOR = 1.02
 _LOWERING_FMAS = 1
 _STRIPED_FACTOR = 0.98
 _STRIPED_FMAS = 1.5
+_STRIPE_FMAS = 8
+_ITEM_FMAS = 1500
+_IN_PLACE_FMAS = 0.15
 _TRANSPOSE_STEPS = 20
 
 
@@ -35,10 +40,7 @@ def cut(r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slo
     """How it is done."""
     vectors = ceil_div(r.k, tile.lanes)
     least = least_shares(r, tile, itemsize, machine)
-    planes, most = max(1, r.n) * r.groups, r.pixels // _LEAST_PIXELS
-    shares = max(least, min(ceil_div(least_items(machine), planes), most))
-    shares = max(shares, min(even_items(planes * shares, machine) // planes, most))
-    stage, scratch_bytes = _stage(r, tile, itemsize, machine, packed, shares)
+    stage, scratch_bytes = _stage(r, tile, itemsize, machine, packed, _shares(r, tile, itemsize, machine))
     unprepared = None
     if r.n * least <= MOST_PACKINGS:
         # each item packs its weights, so items share as few as they can
@@ -59,6 +61,13 @@ def least_shares(r: Correlation, tile: Tile, itemsize: int, machine: Machine) ->
     return ceil_div(r.pixels, max(1, machine.l2 * 3 // 8 // (depth * itemsize)))
 
 
+def _shares(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
+    """Ranges of pixels that are items, enough for all cores."""
+    planes, most = max(1, r.n) * r.groups, r.pixels // _LEAST_PIXELS
+    shares = max(least_shares(r, tile, itemsize, machine), min(ceil_div(least_items(machine), planes), most))
+    return max(shares, min(even_items(planes * shares, machine) // planes, most))
+
+
 def _stage(
     r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot, shares: int, *, unpacked: bool = False
 ) -> tuple[Stage, int]:
@@ -72,23 +81,28 @@ def _stage(
     wanted = min(ceil_div(least_items(machine), max(1, r.n) * r.groups * shares), most)
     splits = min(panels, max(wanted, ceil_div(panels, held)))
     stage = Stage(
-        "im2col_pixels",
+        "im2col_pixels_in_place" if share.in_place else "im2col_pixels",
         {**input_fields(r), "packed": packed, "unpacked": int(unpacked), "bias": bias_field(r), **output_fields(r),
          **geometry(r), "depth": depth, "splits": splits, "shares": shares, "by_rows": int(share.by_rows),
          "channels": share.channels},
         r.n * r.groups * splits * shares,
     )  # fmt: skip
-    reals = share.tiles * (depth * tile.rows + 2 * tile.lanes) + share.stripes + tile.lanes
+    reals = share.stripes + tile.lanes
+    reals += 0 if share.in_place else share.tiles * (depth * tile.rows + 2 * tile.lanes)
     waiting = 1 if depth >= r.c * r.taps else ceil_div(panels, splits)
     reals += (waiting * share.most + tile.lanes) * tile.columns + (depth * tile.columns if unpacked else 0)
     integers = share.most + share.tiles + 1 + share.channels * r.taps
     return stage, 8 * integers + reals * itemsize + ALIGNMENT
 
 
-def fmas(r: Correlation, tile: Tile) -> float:
+def fmas(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> float:
     """Fused multiply-adds of vectors that it takes for an image's group, or would in their time."""
     taps = r.c * r.taps
     sums = r.pixels * ceil_div(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
+    shares = _shares(r, tile, itemsize, machine)
+    share = _share(r, tile, itemsize, machine, shares)
+    if share.in_place:
+        return _FACTOR * sums + shares * (_STRIPE_FMAS * share.stripes / tile.lanes + _ITEM_FMAS)
     factor, lowering = (_FACTOR, _LOWERING_FMAS) if plain(r) else (_STRIPED_FACTOR, _STRIPED_FMAS)
     return factor * sums + lowering * r.pixels * taps
 
@@ -101,6 +115,8 @@ class _Share:
     ----------
     by_rows
         Whether shares and tiles end with the rows of pixels: a tile then reads neighbours.
+    in_place
+        Whether tiles read the input, or a padded copy of all channels: nothing is lowered.
     most, tiles
         At most: pixels, in whole vectors, and tiles.
     channels
@@ -110,6 +126,7 @@ class _Share:
     """
 
     by_rows: bool
+    in_place: bool
     most: int
     tiles: int
     channels: int
@@ -128,6 +145,8 @@ def _share(r: Correlation, tile: Tile, itemsize: int, machine: Machine, shares: 
         pixels = ceil_div(r.pixels, shares)
         rows, tiles = min(oh, ceil_div(pixels - 1, ow) + 1), ceil_div(round_up(pixels, tile.lanes), tile.rows)
     stripe = stripe_of(r, tile, rows, ow) + 2 * ALIGNMENT // itemsize + tile.lanes
+    longer = ceil_div(r.k, tile.lanes) * (_IN_PLACE_FMAS if tile.rows == 4 else 0)
+    in_place = by_rows and r.c * stripe * itemsize <= machine.l2 // 4 and longer < _STRIPED_FMAS
     fitting = machine.l1 // 2 // (stripe * itemsize)
-    channels = max(1, min(_LISTED_TAPS // r.taps, r.c if plain(r) else min(r.c, fitting)))
-    return _Share(by_rows, round_up(pixels, tile.lanes), tiles, channels, channels * stripe)
+    channels = r.c if in_place else max(1, min(_LISTED_TAPS // r.taps, r.c if plain(r) else min(r.c, fitting)))
+    return _Share(by_rows, in_place, round_up(pixels, tile.lanes), tiles, channels, channels * stripe)

@@ -75,7 +75,7 @@ VEC_FUNCTION void depthwise_pixels_of(
 #define PIXELS(count)                                                                                                  \
     case count:                                                                                                        \
         if (kw)                                                                                                        \
-            depthwise_sharing_pixels(count, step, kw, taps, x, weight, bias, to);                                          \
+            depthwise_sharing_pixels(count, step, kw, taps, x, weight, bias, to);                                      \
         else                                                                                                           \
             depthwise_pixels(count, taps, x, weight, bias, to);                                                        \
         break;

@@ -12,6 +12,10 @@ cdef extern from "tile.h" nogil:
         int64_t depth, const real *a, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step, real *c,
         int64_t ldc, const real *bias, int64_t rows, int64_t columns, bint accumulate,
     )
+    void gemm_in_place(
+        int64_t depth, const real *a, const int64_t *offsets, const real *b, int64_t ldb, const real *ahead,
+        int64_t ahead_step, real *c, int64_t ldc, int64_t rows, int64_t columns, bint accumulate,
+    )
     void gemm_sweep(
         int64_t columns, int64_t depth, int64_t blocks, const real *a, const real *b, real *c, int64_t ldc,
         bint accumulate,

@@ -1,5 +1,6 @@
 # The same product as in im2col.pxi with output channels in the lanes and pixels in the rows of the tile: no lane idles
-# on a small map.
+# on a small map. What tiles read is lowered for all panels of channels; or, in place, they read the input itself, or a
+# padded copy of all its channels, in which the pixels of a tile are neighbours.
 
 cdef inline void lower_pixels(
     const real *source, const int64_t *offsets, int64_t taps, const int64_t *starts, int64_t rows, int64_t more,
@@ -79,7 +80,9 @@ cdef inline void pack_panel(
         tap += count
 
 
-cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+cdef inline void im2col_pixels_of(
+    bint in_place, const int64_t *args, char *scratch, int64_t begin, int64_t end
+) noexcept nogil:
     cdef const im2col_pixels_args *a = <const im2col_pixels_args *>args
     cdef taps_source source
     open_source(&source, a.x_c, a.x_h, a.ih, a.iw, a.ow, a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw)
@@ -90,23 +93,23 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
     cdef int64_t unit = source.g.ow if a.by_rows else 1, units = pixels // unit, row_tiles = ceil_div(unit, ROWS)
     cdef int64_t most = ceil_div(ceil_div(units, a.shares) * unit, LANES) * LANES
     cdef int64_t most_tiles = ceil_div(units, a.shares) * row_tiles if a.by_rows else ceil_div(most, ROWS)
-    # scratch: starts[most], tops[tiles + 1], offsets[channels * area], lowered[tiles][depth * ROWS + 2 * LANES],
-    # sums[panels of a split, or 1][most][COLUMNS], block[LANES][COLUMNS], where weights are not packed
-    # panel[depth][COLUMNS], stripes of some channels
+    # scratch: starts[most], tops[tiles + 1], offsets[channels * area], but in place
+    # lowered[tiles][depth * ROWS + 2 * LANES], sums[panels of a split, or 1][most][COLUMNS], block[LANES][COLUMNS],
+    # where weights are not packed panel[depth][COLUMNS], stripes of some channels
     cdef int64_t *starts = <int64_t *>scratch
     cdef int64_t *tops = starts + most
     source.offsets = tops + most_tiles + 1
     cdef real *lowered = <real *>(source.offsets + a.channels * area)
     # neighbouring tiles would else compete for the same sets of the cache
     cdef int64_t tile_step = a.depth * ROWS + 2 * LANES
-    cdef real *sums = lowered + most_tiles * tile_step
+    cdef real *sums = lowered + (0 if in_place else most_tiles * tile_step)
     cdef real *transposed = sums + (ceil_div(panels, a.splits) if a.depth < taps else 1) * most * COLUMNS
     cdef real *packed = transposed + LANES * COLUMNS
     source.striped = <real *>aligned(scratch, packed + (a.depth * COLUMNS if a.unpacked else 0))
     cdef int64_t item, pixel, split, group, image, count, first_panel, last_panel, panel, first, rows, p, h, w
     cdef int64_t tiles, t, row, vector, width, step, i, channel, tap, listed = a.channels * area
     cdef const real *ahead
-    cdef const real *read
+    cdef const real *read = NULL
     cdef const real *weight
     cdef const real *weights
     cdef int64_t group_weights = (a.k if a.unpacked else vectors * LANES) * taps
@@ -141,11 +144,13 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
             tiles = ceil_div(count, ROWS)
             for t in range(tiles + 1):
                 tops[t] = count * t // tiles
+        if in_place:
+            read = read_channels(&source, 0, a.c)
         first = 0
         while first < taps:
             rows = min(a.depth, taps - first)
             channel, tap, p = first // area, first % area, 0
-            while p < rows:
+            while not in_place and p < rows:
                 i = min(listed - tap, rows - p)
                 read = read_channels(&source, channel, ceil_div(tap + i, area))
                 for t in range(tiles):
@@ -168,6 +173,13 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
                     pack_panel(weight, taps, rows, min(width, a.k - vector * LANES), packed, width)
                     weight = packed
                 for t in range(tiles):
+                    if in_place:
+                        gemm_in_place(
+                            rows, read + starts[tops[t]], source.offsets + first, weight, width,
+                            ahead + t * rows * step, step, panel_sums + tops[t] * COLUMNS, COLUMNS,
+                            tops[t + 1] - tops[t], width, first > 0,
+                        )
+                        continue
                     gemm_ahead(
                         rows, lowered + t * tile_step, weight, width, ahead + t * rows * step, step,
                         panel_sums + tops[t] * COLUMNS, COLUMNS, NULL, tops[t + 1] - tops[t], width, first > 0,
@@ -180,3 +192,11 @@ cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64
                         <real *>a.out + image * a.out_n + (group * a.k + vector) * a.out_k,
                     )
             first += rows
+
+
+cdef void im2col_pixels(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    im2col_pixels_of(False, args, scratch, begin, end)
+
+
+cdef void im2col_pixels_in_place(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    im2col_pixels_of(True, args, scratch, begin, end)

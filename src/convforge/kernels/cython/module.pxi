@@ -56,6 +56,7 @@ KERNELS = {
     "join_phases": address(join_phases),
     "im2col_forward": address(im2col_forward),
     "im2col_pixels": address(im2col_pixels),
+    "im2col_pixels_in_place": address(im2col_pixels_in_place),
     "im2col_dots": address(im2col_dots),
     "im2col_grad_weight": address(im2col_grad_weight),
     "zero_products": address(zero_products),

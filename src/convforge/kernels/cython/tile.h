@@ -16,13 +16,14 @@
 
 /* sums[row][column] = sum over p < depth of a[p][row] * b[p][column].
  *
- * a is [depth][ROWS] or, by_row, [rows][lda], b [depth][ldb] and read in whole vectors; of them, tile_rows <= ROWS
- * rows and some vectors count. Where copy is not NULL, copy[depth][COLUMNS] receives what was read of b. From ahead on,
- * ahead_step elements in each step, what will be needed later is fetched: it comes from far, and the CPU's own
- * prefetching stops at each page. */
+ * a is [depth][ROWS] or, by_row, [rows][lda], or where offsets are given a[offsets[p] + row], for as many rows as the
+ * tile has; b is [depth][ldb] and read in whole vectors; of them, tile_rows <= ROWS rows and some vectors count. Where
+ * copy is not NULL, copy[depth][COLUMNS] receives what was read of b. From ahead on, ahead_step elements in each step,
+ * what will be needed later is fetched: it comes from far, and the CPU's own prefetching stops at each page. */
 VEC_FUNCTION void outer_sums(
-    int tile_rows, int vectors, int by_row, int64_t depth, const real *a, int64_t lda, int64_t rows, const real *b,
-    int64_t ldb, real *copy, const real *ahead, int64_t ahead_step, vec sums[ROWS][VECTORS])
+    int tile_rows, int vectors, int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets,
+    int64_t rows, const real *b, int64_t ldb, real *copy, const real *ahead, int64_t ahead_step,
+    vec sums[ROWS][VECTORS])
 {
     vec row[VECTORS];
     const real *from[ROWS];
@@ -37,7 +38,7 @@ VEC_FUNCTION void outer_sums(
         for (int j = 0; j < vectors; j++)
             sums[i][j] = vec_zero();
 #ifdef TILE_BY_HAND
-    if (copy == NULL && tile_rows == ROWS && vectors > 1) {
+    if (copy == NULL && offsets == NULL && tile_rows == ROWS && vectors > 1) {
         int64_t line = 64 / sizeof(real);
         for (; p + TILE_BY_HAND <= depth; p += TILE_BY_HAND) {
             vec_prefetch(ahead);
@@ -67,7 +68,7 @@ VEC_FUNCTION void outer_sums(
         }
         TILE_UNROLL
         for (int i = 0; i < tile_rows; i++) {
-            vec scale = vec_broadcast(from[i][by_row ? p : p * ROWS]);
+            vec scale = vec_broadcast(from[i][offsets != NULL ? offsets[p] : by_row ? p : p * ROWS]);
             TILE_UNROLL
             for (int j = 0; j < vectors; j++)
                 sums[i][j] = vec_fma(scale, row[j], sums[i][j]);
@@ -81,13 +82,13 @@ VEC_FUNCTION void outer_sums(
  * rows <= tile_rows and columns <= vectors * LANES may be fewer than the tile has, and only those are written. The
  * tile's size is a constant of each call. */
 VEC_FUNCTION void outer_tile(
-    int tile_rows, int vectors, int by_row, int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb,
-    real *copy, const real *ahead, int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows,
-    int64_t columns, int accumulate)
+    int tile_rows, int vectors, int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets,
+    const real *b, int64_t ldb, real *copy, const real *ahead, int64_t ahead_step, real *c, int64_t ldc,
+    const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
     vec sums[ROWS][VECTORS], row[VECTORS];
     int64_t last = (vectors - 1) * LANES;
-    outer_sums(tile_rows, vectors, by_row, depth, a, lda, rows, b, ldb, copy, ahead, ahead_step, sums);
+    outer_sums(tile_rows, vectors, by_row, depth, a, lda, offsets, rows, b, ldb, copy, ahead, ahead_step, sums);
     /* bias and c are added last, while nothing else needs registers */
     TILE_UNROLL
     for (int i = 0; i < tile_rows; i++) {
@@ -113,13 +114,13 @@ VEC_FUNCTION void outer_tile(
 }
 
 VEC_FUNCTION void outer_tile_of(
-    int tile_rows, int by_row, int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *copy,
-    const real *ahead, int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns,
-    int accumulate)
+    int tile_rows, int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets, const real *b,
+    int64_t ldb, real *copy, const real *ahead, int64_t ahead_step, real *c, int64_t ldc, const real *bias,
+    int64_t rows, int64_t columns, int accumulate)
 {
 #define OUTER_TILE(vectors)                                                                                            \
-    outer_tile(tile_rows, vectors, by_row, depth, a, lda, b, ldb, copy, ahead, ahead_step, c, ldc, bias, rows,         \
-               columns, accumulate)
+    outer_tile(tile_rows, vectors, by_row, depth, a, lda, offsets, b, ldb, copy, ahead, ahead_step, c, ldc, bias,      \
+               rows, columns, accumulate)
     if (columns > 2 * LANES)
         OUTER_TILE(3);
     else if (columns > LANES)
@@ -132,12 +133,13 @@ VEC_FUNCTION void outer_tile_of(
 /* outer_tile for any rows, of which it does at most ROWS, and at most COLUMNS columns: the tile is as low as the rows,
  * down to half of the whole one. */
 VEC_FUNCTION void gemm(
-    int by_row, int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, const real *ahead,
-    int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
+    int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets, const real *b, int64_t ldb,
+    const real *ahead, int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns,
+    int accumulate)
 {
 #define OUTER_TILE(tile_rows)                                                                                          \
-    outer_tile_of(tile_rows, by_row, depth, a, lda, b, ldb, NULL, ahead, ahead_step, c, ldc, bias, rows, columns,      \
-                  accumulate)
+    outer_tile_of(tile_rows, by_row, depth, a, lda, offsets, b, ldb, NULL, ahead, ahead_step, c, ldc, bias, rows,      \
+                  columns, accumulate)
     if (rows >= ROWS)
         OUTER_TILE(ROWS);
     else if (rows == ROWS - 1)
@@ -157,7 +159,15 @@ static TILE_APART void gemm_ahead(
     int64_t depth, const real *a, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step, real *c,
     int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
-    gemm(0, depth, a, 0, b, ldb, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate);
+    gemm(0, depth, a, 0, NULL, b, ldb, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate);
+}
+
+/* The same of a[offsets[p] + row], for half of ROWS to ROWS rows. */
+static TILE_APART void gemm_in_place(
+    int64_t depth, const real *a, const int64_t *offsets, const real *b, int64_t ldb, const real *ahead,
+    int64_t ahead_step, real *c, int64_t ldc, int64_t rows, int64_t columns, int accumulate)
+{
+    gemm(0, depth, a, 0, offsets, b, ldb, ahead, ahead_step, c, ldc, NULL, rows, columns, accumulate);
 }
 
 /* The same of a[rows][lda]; what is fetched ahead are the rows below. */
@@ -165,7 +175,7 @@ static TILE_APART void gemm_by_row(
     int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc, const real *bias,
     int64_t rows, int64_t columns, int accumulate)
 {
-    gemm(1, depth, a, lda, b, ldb, a + ROWS * lda, ROWS, c, ldc, bias, rows, columns, accumulate);
+    gemm(1, depth, a, lda, NULL, b, ldb, a + ROWS * lda, ROWS, c, ldc, bias, rows, columns, accumulate);
 }
 
 /* The same of weights, in blocks of rows (lda is 0) or as they lie. */
@@ -187,10 +197,10 @@ static TILE_APART void gemm_copying(
 {
     if (lda == 0)
         outer_tile_of(
-            ROWS, 0, depth, a, 0, b, ldb, copy, a + 256 * ROWS, ROWS, c, ldc, bias, rows, columns, accumulate);
+            ROWS, 0, depth, a, 0, NULL, b, ldb, copy, a + 256 * ROWS, ROWS, c, ldc, bias, rows, columns, accumulate);
     else
         outer_tile_of(
-            ROWS, 1, depth, a, lda, b, ldb, copy, a + ROWS * lda, ROWS, c, ldc, bias, rows, columns, accumulate);
+            ROWS, 1, depth, a, lda, NULL, b, ldb, copy, a + ROWS * lda, ROWS, c, ldc, bias, rows, columns, accumulate);
 }
 
 /* The tile for several blocks of rows and whole vectors: c[row][columns] = sum over p < depth of
@@ -200,7 +210,7 @@ VEC_FUNCTION void sweep_tiles(
 {
     for (int64_t block = 0; block < blocks; block++) {
         vec sums[ROWS][VECTORS];
-        outer_sums(ROWS, vectors, 0, depth, a, 0, ROWS, b, vectors * LANES, NULL, a + 256 * ROWS, ROWS, sums);
+        outer_sums(ROWS, vectors, 0, depth, a, 0, NULL, ROWS, b, vectors * LANES, NULL, a + 256 * ROWS, ROWS, sums);
         TILE_UNROLL
         for (int i = 0; i < ROWS; i++)
             TILE_UNROLL

@@ -123,7 +123,8 @@ cdef inline void winograd_transform_input(
 
 # A function for all F(m, r), called by several kernels: inlined in each of them it would be compiled as often.
 cdef void winograd_every_input(
-    int f, const winograd_args *a, const winograd_block *b, int64_t g, int64_t begin, int64_t end, real *v, real *scratch,
+    int f, const winograd_args *a, const winograd_block *b, int64_t g, int64_t begin, int64_t end, real *v,
+    real *scratch,
 ) noexcept nogil:
     if f == 231:
         winograd_transform_input(231, a, b, g, begin, end, v, scratch)

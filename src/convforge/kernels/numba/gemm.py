@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from convforge.kernels.numba.translate import Inner, Target
 
 
-def _outer_tile(target: Target, tile_rows: int, vectors: int, copying: bool = False) -> Inner:
-    """Make the tile with as many rows and vectors of columns; ``copying`` adds an argument ``copy`` after ``ldb``."""
+def _outer_tile(
+    target: Target, tile_rows: int, vectors: int, *, copying: bool = False, in_place: bool = False
+) -> Inner:
+    """Make the tile with as many rows and vectors of columns.
+
+    ``copying`` adds an argument ``copy`` after ``ldb``, ``in_place`` makes ``offsets`` of ``lda``.
+    """
     v = target.v
     rows, columns = range(tile_rows), range(vectors)
     last = vectors - 1
@@ -29,11 +34,15 @@ def _outer_tile(target: Target, tile_rows: int, vectors: int, copying: bool = Fa
         return v.load_partial(c, n) if accumulate else bias
 
     copy = "copy, " if copying else ""
-    arguments = f"depth, a, lda, b, ldb, {copy}ahead, ahead_step, c, ldc, bias, rows, columns, accumulate"
+    lda = "offsets" if in_place else "lda"
+    arguments = f"depth, a, {lda}, b, ldb, {copy}ahead, ahead_step, c, ldc, bias, rows, columns, accumulate"
     lines = [f"def outer_tile({arguments}):"]
-    # rows past the last one repeat it, and their sums are dropped
-    lines += [f"    a{i} = v.advance(a, {i} if lda == 0 else min({i}, rows - 1) * lda)" for i in rows]
-    lines += [f"    at, step = 0, {target.rows} if lda == 0 else 1"]
+    if in_place:
+        lines += [f"    a{i} = v.advance(a, {i})" for i in rows]
+    else:
+        # rows past the last one repeat it, and their sums are dropped
+        lines += [f"    a{i} = v.advance(a, {i} if lda == 0 else min({i}, rows - 1) * lda)" for i in rows]
+        lines += [f"    at, step = 0, {target.rows} if lda == 0 else 1"]
     lines += [f"    s{i}_{j} = v.zero()" for i in rows for j in columns]
     lines += ["    for p in range(depth):"]
     # weights come from far, and the CPU's own prefetching stops at each page: up to 1.6 times as fast
@@ -42,10 +51,11 @@ def _outer_tile(target: Target, tile_rows: int, vectors: int, copying: bool = Fa
         lines += [f"        b{j} = v.load(b, {j * v.lanes})"]
         if copying:
             lines += [f"        v.store(copy, p * {target.vectors * v.lanes} + {j * v.lanes}, b{j})"]
+    lines += ["        at = offsets[p]"] if in_place else []
     for i in rows:
         lines += [f"        scale = v.broadcast(a{i}[at])"]
         lines += [f"        s{i}_{j} = v.fma(scale, b{j}, s{i}_{j})" for j in columns]
-    lines += ["        at += step"]
+    lines += [] if in_place else ["        at += step"]
     lines += ["        b = v.advance(b, ldb)"]
     # bias and c are added last: the accumulators would else pass through the stack before the loop too
     lines += ["    biases = v.pointer(bias)"]
@@ -72,18 +82,28 @@ def gemm_ahead(target: Target) -> Inner:
     ``columns`` is at most LANES * VECTORS; ``bias`` is an address, 0 for none. From ``ahead`` on, ``ahead_step``
     elements in each step, what will be needed later is fetched.
     """
+    return _gemm(target, in_place=False)
+
+
+def gemm_in_place(target: Target) -> Inner:
+    """Make the same of ``a[offsets[p] + row]``, for half of ROWS to ROWS rows: ``offsets`` takes ``lda``'s place."""
+    return _gemm(target, in_place=True)
+
+
+def _gemm(target: Target, *, in_place: bool) -> Inner:
     lanes, vectors = target.lanes, range(1, target.vectors + 1)
     # a tile as low as the rows, down to half of the whole one
     heights = range(target.rows // 2, target.rows + 1)
-    names = {f"tile{i}_{j}": _outer_tile(target, i, j) for i in heights for j in vectors}
-    arguments = "depth, a, lda, b, ldb, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate"
-    lines = [f"def gemm_ahead({arguments}):"]
+    names = {f"tile{i}_{j}": _outer_tile(target, i, j, in_place=in_place) for i in heights for j in vectors}
+    lda = "offsets" if in_place else "lda"
+    arguments = f"depth, a, {lda}, b, ldb, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate"
+    lines = [f"def gemm({arguments}):"]
     for i in reversed(heights):
         least = 0 if i == heights[0] else i
         for j in reversed(vectors):
             lines += [f"    if rows >= {least} and columns > {(j - 1) * lanes}:"]
             lines += [f"        return tile{i}_{j}({arguments})"]
-    return target.jit(define("gemm_ahead", lines, **names))
+    return target.jit(define("gemm", lines, **names))
 
 
 def gemm_rows(target: Target) -> Inner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
-from convforge.kernels.numba.gemm import gemm_ahead, transposed
+from convforge.kernels.numba.gemm import gemm_ahead, gemm_in_place, transposed
 from convforge.kernels.numba.generate import define
 from convforge.kernels.numba.im2col_scatter import scattering
 from convforge.kernels.numba.taps_source import taps_source
@@ -19,11 +19,20 @@ if TYPE_CHECKING:
 
 def im2col_pixels(target: Target) -> Callable[..., None]:
     """Output channels in the lanes, pixels in the rows of the tile: no lane idles on a small map."""
+    return _pixels(target, in_place=False)
+
+
+def im2col_pixels_in_place(target: Target) -> Callable[..., None]:
+    """The same where tiles read the input, or a padded copy of all channels: nothing is lowered."""
+    return _pixels(target, in_place=True)
+
+
+def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
     v, lanes, tile_rows = target.v, target.lanes, target.rows
     width = lanes * target.vectors
     most_vectors = target.vectors
     f = abi.fields("im2col_pixels")
-    source, gemm, scatter = taps_source(target), gemm_ahead(target), scattering(target)
+    source, scatter = taps_source(target), scattering(target)
     pack_block = packing(target, lanes)
     aim, channel_step, read_channels = source.aim, source.channel_step, source.read_channels
     list_taps, repeat_taps = source.list_taps, source.repeat_taps
@@ -88,6 +97,20 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
                     min(channels - channel, lanes), v.advance(packed, tap * columns + channel), columns,
                 )  # fmt: skip
 
+    gemm = gemm_in_place(target) if in_place else gemm_ahead(target)
+
+    if in_place:
+
+        @target.jit
+        def multiply(depth, lowered, read, offsets, weight, columns, ahead, step, sums, rows, accumulate):
+            gemm(depth, read, offsets, weight, columns, ahead, step, sums, width, 0, rows, columns, accumulate)
+
+    else:
+
+        @target.jit
+        def multiply(depth, lowered, read, offsets, weight, columns, ahead, step, sums, rows, accumulate):
+            gemm(depth, lowered, 0, weight, columns, ahead, step, sums, width, 0, rows, columns, accumulate)
+
     def kernel(args, scratch, begin, end):
         n, c, k, oh, ow = args[f.n], args[f.c], args[f.k], args[f.oh], args[f.ow]
         ih, iw, kh, kw, sh, sw = args[f.ih], args[f.iw], args[f.kh], args[f.kw], args[f.sh], args[f.sw]
@@ -114,7 +137,7 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
         # where all taps are summed at once, no other panel's sums wait for more
         waiting = (panels + splits - 1) // splits if depth < taps else 1
         flat = args[f.out_w] == 1 and (args[f.out_h] == ow or oh == 1)
-        # scratch: starts[most], tops[tiles + 1], offsets[channels * area],
+        # scratch: starts[most], tops[tiles + 1], offsets[channels * area], but in place
         # lowered[tiles][depth * tile_rows + 2 * LANES], sums[panels of a split, or 1][most][columns of a tile],
         # block[LANES][columns], where weights are not packed panel[depth][columns], stripes of some channels
         starts = v.pointer_int64(scratch)
@@ -122,7 +145,7 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
         offsets = v.advance(tops, most_tiles + 1)
         lowered = v.pointer(scratch + 8 * (most + most_tiles + 1 + listed))
         # neighbouring tiles would else compete for the same sets of the cache
-        tile_step = depth * tile_rows + 2 * lanes
+        tile_step = 0 if in_place else depth * tile_rows + 2 * lanes
         sums = v.advance(lowered, most_tiles * tile_step)
         block_sums = v.advance(sums, waiting * most * width)
         panel_weights = v.advance(block_sums, lanes * width)
@@ -173,11 +196,16 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
                 tiles = (count + tile_rows - 1) // tile_rows
                 for tile in range(tiles + 1):
                     tops[tile] = count * tile // tiles
+            read = stripe
+            if in_place:
+                read = read_channels(
+                    inside, sw, x, x_c, x_h, ih, iw, top, left, rows, row_step, phases, pitch, c, apart, stripe
+                )
             for first in range(0, taps, depth):
                 last = min(first + depth, taps)
                 channel = first // area
                 tap = first - channel * area
-                p = first
+                p = last if in_place else first
                 while p < last:
                     times = min(listed - tap, last - p)
                     read = read_channels(
@@ -206,11 +234,11 @@ def im2col_pixels(target: Target) -> Callable[..., None]:
                     # each tile fetches its share of the next panel's weights
                     step = (columns + tiles - 1) // tiles
                     for tile in range(tiles):
-                        gemm(
-                            last - first, v.advance(lowered, tile * tile_step), 0, weight, columns,
+                        multiply(
+                            last - first, v.advance(lowered, tile * tile_step), v.advance(read, starts[tops[tile]]),
+                            v.advance(offsets, first), weight, columns,
                             v.advance(ahead, tile * (last - first) * step), step,
-                            v.advance(panel_sums, tops[tile] * width), width, 0, tops[tile + 1] - tops[tile], columns,
-                            first > 0,
+                            v.advance(panel_sums, tops[tile] * width), tops[tile + 1] - tops[tile], first > 0,
                         )  # fmt: skip
                     if last == taps:
                         channel = group * k + vector * lanes
