@@ -9,7 +9,7 @@
 #define TILE_UNROLL _Pragma("clang loop unroll(full)")
 #define TILE_APART __attribute__((noinline, unused))
 #else
-#define TILE_UNROLL _Pragma("GCC unroll 16")
+#define TILE_UNROLL _Pragma("GCC unroll 32")
 /* inlined or cloned for one of its callers, a tile that needs every register may get fewer */
 #define TILE_APART __attribute__((noipa, unused))
 #endif

@@ -128,28 +128,53 @@ VEC_FUNCTION vec vec_odd_mixed(vec a, vec b) { return vec_odd(a, b); }
 VEC_FUNCTION vec vec_unmixed(vec v) { return v; }
 #endif
 
-#if defined(__AVX2__) && !defined(__AVX512F__)
-/* LANES x LANES transposed in place: pairs, fours and at last halves, in half of the instructions of vec_transpose's
- * shuffles, which cross the halves each time. */
+#if defined(__AVX2__)
+#if defined(__AVX512F__) && CF_REAL_BITS == 32
+#define VEC_IN_PLACE(name) _mm512_##name##_ps
+#define VEC_QUARTERS _mm512_shuffle_f32x4
+#elif defined(__AVX512F__)
+#define VEC_IN_PLACE(name) _mm512_##name##_pd
+#define VEC_QUARTERS _mm512_shuffle_f64x2
+#else
+#define VEC_IN_PLACE VEC_AVX
+#endif
+/* LANES x LANES transposed in place: within pieces of 16 bytes, pairs and then fours, and at last the pieces. On AVX2
+ * that is half of the instructions of vec_transpose's shuffles, which cross the halves each time; with AVX-512 as many,
+ * but none that overwrites an operand, which others still need. */
 VEC_FUNCTION void vec_transpose_square(vec *v) {
-    vec pairs[LANES], fours[LANES];
-    for (int i = 0; i < LANES / 2; i++) {
-        pairs[2 * i] = VEC_AVX(unpacklo)(v[2 * i], v[2 * i + 1]);
-        pairs[2 * i + 1] = VEC_AVX(unpackhi)(v[2 * i], v[2 * i + 1]);
+    enum { PIECE = 16 / sizeof(real) };
+    vec pairs[LANES], pieces[LANES];
+    for (int i = 0; i < LANES; i += 2) {
+        pairs[i] = VEC_IN_PLACE(unpacklo)(v[i], v[i + 1]);
+        pairs[i + 1] = VEC_IN_PLACE(unpackhi)(v[i], v[i + 1]);
     }
+    for (int i = 0; i < LANES; i += 4) {
 #if CF_REAL_BITS == 32
-    for (int half = 0; half < 8; half += 4)
-        for (int i = 0; i < 2; i++) {
-            fours[half + 2 * i] = _mm256_shuffle_ps(pairs[half + i], pairs[half + i + 2], 0x44);
-            fours[half + 2 * i + 1] = _mm256_shuffle_ps(pairs[half + i], pairs[half + i + 2], 0xee);
+        for (int j = 0; j < 2; j++) {
+            pieces[i + 2 * j] = VEC_IN_PLACE(shuffle)(pairs[i + j], pairs[i + j + 2], 0x44);
+            pieces[i + 2 * j + 1] = VEC_IN_PLACE(shuffle)(pairs[i + j], pairs[i + j + 2], 0xee);
         }
 #else
-    for (int i = 0; i < LANES; i++)
-        fours[i] = pairs[i];
+        for (int j = 0; j < 4; j++)
+            pieces[i + j] = pairs[i + j];
 #endif
-    for (int i = 0; i < LANES / 2; i++) {
-        v[i] = vec_low_halves(fours[i], fours[i + LANES / 2]);
-        v[i + LANES / 2] = vec_high_halves(fours[i], fours[i + LANES / 2]);
+    }
+    for (int i = 0; i < PIECE; i++) {
+#if defined(__AVX512F__)
+        vec even[2], odd[2];
+        for (int j = 0; j < 2; j++) {
+            const vec *from = pieces + 2 * j * PIECE + i;
+            even[j] = VEC_QUARTERS(from[0], from[PIECE], 0x88);
+            odd[j] = VEC_QUARTERS(from[0], from[PIECE], 0xdd);
+        }
+        v[i] = VEC_QUARTERS(even[0], even[1], 0x88);
+        v[i + PIECE] = VEC_QUARTERS(odd[0], odd[1], 0x88);
+        v[i + 2 * PIECE] = VEC_QUARTERS(even[0], even[1], 0xdd);
+        v[i + 3 * PIECE] = VEC_QUARTERS(odd[0], odd[1], 0xdd);
+#else
+        v[i] = vec_low_halves(pieces[i], pieces[i + PIECE]);
+        v[i + PIECE] = vec_high_halves(pieces[i], pieces[i + PIECE]);
+#endif
     }
 }
 #endif
@@ -157,7 +182,7 @@ VEC_FUNCTION void vec_transpose_square(vec *v) {
 /* rows x LANES becomes LANES x rows in place, both row after row in the vectors: log2(rows) perfect shuffles. */
 VEC_FUNCTION void vec_transpose(int rows, vec *v) {
     vec mixed[LANES > CF_ROWS ? LANES : CF_ROWS];
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX2__)
     if (rows == LANES) {
         vec_transpose_square(v);
         return;
