@@ -360,12 +360,7 @@ def c_header(family: Sequence[Transforms]) -> str:
         for lanes in _LANES:
             cases = {m: _c_shuffles(make(m, lanes)) for m in sizes}
             parts += [f"#if CF_LANES == {lanes}", _c_function(f"vec_{make.__name__}", cases), "#endif"]
-    for lanes in _LANES:
-        following = ", ".join(str(lane + 1) for lane in range(lanes))
-        parts += [f"#if CF_LANES == {lanes}", f"#define WINOGRAD_FOLLOWING {following}", "#endif"]
     parts += [
-        "/* Lanes 1, 2, ... of a, then lane 0 of b. */",
-        "VEC_FUNCTION vec winograd_following(vec a, vec b) { return VEC_SHUFFLE(a, b, WINOGRAD_FOLLOWING); }",
         "/* Lanes of a where the bits of keep are set; others, whose bits are clear there, elsewhere. */",
         "VEC_FUNCTION vec winograd_merge(vec a, const lane_bits *keep, const real *others) {",
         "    return (vec)(((vec_bits)a & (vec_bits)vec_load((const real *)keep)) | (vec_bits)vec_load(others));",

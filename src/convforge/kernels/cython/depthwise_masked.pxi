@@ -5,8 +5,8 @@
 cdef enum:
     DEPTHWISE_STRIP = 4  # vectors of a strip at most
 
-# How the three taps of a row are loaded: pairs for a stride of 2, even and odd columns of the same vectors, then those
-# after the even ones.
+# How the three taps of a row are loaded: pairs for a stride of 2, even and odd columns of the same vectors, and those
+# after the even ones are the next even ones.
 cdef enum:
     DEPTHWISE_MASKED
     DEPTHWISE_MASKED_PAIRS
@@ -36,18 +36,19 @@ cdef inline void depthwise_age(int flight, int vectors, vec *sums) noexcept nogi
 cdef inline void depthwise_load_3(int load, int vectors, const real *x, const vec_mask *masks, vec *a) noexcept nogil:
     cdef vec lower, upper
     cdef int v, j
-    for v in range(vectors):
-        if load == DEPTHWISE_MASKED_PAIRS:
-            lower = vec_load_masked(x + 2 * v * LANES, masks[4 * v])
-            upper = vec_load_masked(x + (2 * v + 1) * LANES, masks[4 * v + 1])
-            a[3 * v] = vec_even(lower, upper)
-            a[3 * v + 1] = vec_odd(lower, upper)
-            lower = vec_load_masked(x + 2 * v * LANES + 2, masks[4 * v + 2])
-            upper = vec_load_masked(x + (2 * v + 1) * LANES + 2, masks[4 * v + 3])
-            a[3 * v + 2] = vec_even(lower, upper)
-        else:
+    if load == DEPTHWISE_MASKED:
+        for v in range(vectors):
             for j in range(3):
                 a[3 * v + j] = vec_load_masked(x + j + v * LANES, masks[3 * v + j])
+        return
+    for v in range(vectors):
+        lower = vec_load_masked(x + 2 * v * LANES, masks[2 * v])
+        upper = vec_load_masked(x + (2 * v + 1) * LANES, masks[2 * v + 1])
+        a[3 * v] = vec_even(lower, upper)
+        a[3 * v + 1] = vec_odd(lower, upper)
+    lower = vec_load_masked(x + 2 * vectors * LANES, masks[2 * vectors])
+    for v in range(vectors):
+        a[3 * v + 2] = vec_following(a[3 * v], a[3 * v + 3] if v < vectors - 1 else lower)
 
 
 cdef inline void depthwise_row_3(int u, int vectors, int step, int flight, const vec *scale, const vec *a,
@@ -65,7 +66,7 @@ cdef inline void depthwise_roll_3(int load, int vectors, int step, const depthwi
     cdef vec a[3 * DEPTHWISE_STRIP]
     cdef vec scale[9]
     cdef vec_mask masks[DEPTHWISE_STRIP]
-    cdef vec_mask load_masks[4 * DEPTHWISE_STRIP]
+    cdef vec_mask load_masks[3 * DEPTHWISE_STRIP]
     cdef vec bias = vec_broadcast(s.bias)
     cdef int flight = 3 if step == 1 else 2
     cdef const real *x = s.x
@@ -82,9 +83,12 @@ cdef inline void depthwise_roll_3(int load, int vectors, int step, const depthwi
                 column = s.column + j + v * LANES
                 load_masks[3 * v + j] = vec_lanes_between(-column, s.iw - column)
         else:
-            for j in range(4):
-                column = s.column + (2 * v + j % 2) * LANES + j // 2 * 2
-                load_masks[4 * v + j] = vec_lanes_between(-column, s.iw - column)
+            for j in range(2):
+                column = s.column + (2 * v + j) * LANES
+                load_masks[2 * v + j] = vec_lanes_between(-column, s.iw - column)
+    if load == DEPTHWISE_MASKED_PAIRS:  # of what follows the last vector, one is read
+        column = s.column + 2 * vectors * LANES
+        load_masks[2 * vectors] = vec_lanes_between(-column, min(s.iw - column, <int64_t>1))
     for i in range(flight):
         depthwise_age(flight, vectors, sums)
     for q in range(count + flight - 1):

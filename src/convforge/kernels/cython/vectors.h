@@ -66,6 +66,7 @@ typedef lane_bits vec_bits __attribute__((vector_size(VEC_BYTES)));
 
 #if CF_LANES == 2
 #define VEC_LANE_NUMBERS 0, 1
+#define VEC_FOLLOWING 1, 2
 #define VEC_EVEN 0, 2
 #define VEC_ODD 1, 3
 #define VEC_LOW 0, 2
@@ -73,6 +74,7 @@ typedef lane_bits vec_bits __attribute__((vector_size(VEC_BYTES)));
 #define VEC_HALVES 0, 3
 #elif CF_LANES == 4
 #define VEC_LANE_NUMBERS 0, 1, 2, 3
+#define VEC_FOLLOWING 1, 2, 3, 4
 #define VEC_EVEN 0, 2, 4, 6
 #define VEC_ODD 1, 3, 5, 7
 #define VEC_LOW 0, 4, 1, 5
@@ -80,6 +82,7 @@ typedef lane_bits vec_bits __attribute__((vector_size(VEC_BYTES)));
 #define VEC_HALVES 0, 1, 6, 7
 #elif CF_LANES == 8
 #define VEC_LANE_NUMBERS 0, 1, 2, 3, 4, 5, 6, 7
+#define VEC_FOLLOWING 1, 2, 3, 4, 5, 6, 7, 8
 #define VEC_EVEN 0, 2, 4, 6, 8, 10, 12, 14
 #define VEC_ODD 1, 3, 5, 7, 9, 11, 13, 15
 #define VEC_LOW 0, 8, 1, 9, 2, 10, 3, 11
@@ -87,6 +90,7 @@ typedef lane_bits vec_bits __attribute__((vector_size(VEC_BYTES)));
 #define VEC_HALVES 0, 1, 2, 3, 12, 13, 14, 15
 #elif CF_LANES == 16
 #define VEC_LANE_NUMBERS 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+#define VEC_FOLLOWING 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
 #define VEC_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
 #define VEC_ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
 #define VEC_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
@@ -197,6 +201,9 @@ VEC_FUNCTION void vec_transpose(int rows, vec *v) {
             v[i] = mixed[i];
     }
 }
+
+/* Lanes 1, 2, ... of a, then lane 0 of b. */
+VEC_FUNCTION vec vec_following(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_FOLLOWING); }
 
 /* The lower half of a and the upper half of b. */
 VEC_FUNCTION vec vec_halves(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_HALVES); }

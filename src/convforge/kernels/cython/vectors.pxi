@@ -38,6 +38,7 @@ cdef extern from "vectors.h" nogil:
     real vec_sum(vec v)
     vec vec_sums(const vec *v)
     vec vec_even(vec a, vec b)
+    vec vec_following(vec a, vec b)
     vec vec_odd(vec a, vec b)
     vec vec_low(vec a, vec b)
     vec vec_high(vec a, vec b)

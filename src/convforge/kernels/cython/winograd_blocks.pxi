@@ -22,7 +22,6 @@ cdef extern from "winograd_transforms.h" nogil:
     void winograd_output(int f, const vec *d, vec *o)
     void winograd_grad_output(int f, const vec *d, vec *o)
     void winograd_grad_weight(int f, const vec *d, vec *o)
-    vec winograd_following(vec a, vec b)
     vec winograd_merge(vec a, const lane_bits *keep, const real *others)
     const real *winograd_scales(int f)
 

@@ -81,7 +81,7 @@ cdef inline void winograd_columns(
                 vec_deinterleave(step, loaded, next)
             for j in range(halo_size):
                 d[step + j] = winograd_merge(
-                    winograd_following(d[j], next[j]), keep + group * LANES, halo + (j * b.vectors + group) * LANES
+                    vec_following(d[j], next[j]), keep + group * LANES, halo + (j * b.vectors + group) * LANES
                 )
             winograd_input(f, d, o)
             target = targets + group

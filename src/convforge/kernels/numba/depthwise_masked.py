@@ -23,23 +23,24 @@ def _taps(target: Target, vectors: int, step: int, u: int, sums: dict[int, list[
     """Source that adds the u-th input row of a step to ``sums[t][vector]`` for each kernel row t that it meets."""
     lanes = target.lanes
 
-    def window(at: int) -> str:
-        return f"v.load_window(v.advance(p, {at}), -s.column - {at}, s.iw - s.column - {at})"
+    def window(at: int, end: str = "s.iw - s.column") -> str:
+        return f"v.load_window(v.advance(p, {at}), -s.column - {at}, {end} - {at})"
 
     lines = [f"p = v.advance(x, {u} * s.x_h)", f"if line + {u} < 0 or line + {u} >= s.ih:", "    p = s.zeros"]
     for i in range(vectors):
         if step == 1:
-            lines += [f"a{j} = {window(j + i * lanes)}" for j in range(3)]
+            lines += [f"a{j}_{i} = {window(j + i * lanes)}" for j in range(3)]
         else:
-            # even and odd columns of the same vectors, then those after the even ones
-            for at in (0, 2):
-                for k, name in enumerate(("lower", "upper")):
-                    lines += [f"{name} = {window((2 * i + k) * lanes + at)}"]
-                lines += [f"a{at} = v.even(lower, upper)"]
-                if at == 0:
-                    lines += ["a1 = v.odd(lower, upper)"]
+            lines += [f"lower, upper = {window(2 * i * lanes)}, {window((2 * i + 1) * lanes)}"]
+            lines += [f"a0_{i}, a1_{i} = v.even(lower, upper), v.odd(lower, upper)"]
+    if step == 2:
+        # after the even columns come the next even ones: of what follows the last vector, one is read
+        after = 2 * vectors * lanes
+        lines += [f"a0_{vectors} = {window(after, f'min(s.iw - s.column, {after + 1})')}"]
+        lines += [f"a2_{i} = v.following(a0_{i}, a0_{i + 1})" for i in range(vectors)]
+    for i in range(vectors):
         for j in range(3):
-            lines += [f"{names[i]} = v.fma(w{j}_{t}, a{j}, {names[i]})" for t, names in sums.items()]
+            lines += [f"{names[i]} = v.fma(w{j}_{t}, a{j}_{i}, {names[i]})" for t, names in sums.items()]
     return lines
 
 

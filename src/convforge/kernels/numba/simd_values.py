@@ -147,6 +147,7 @@ def values(vector: Vector, whole: Vector) -> dict[str, Any]:
         "shuffle": _shuffle,
         "even": _shuffle(tuple(range(0, 2 * lanes, 2))),
         "odd": _shuffle(tuple(range(1, 2 * lanes, 2))),
+        "following": _shuffle(tuple(range(1, lanes + 1))),
         "low": _shuffle(tuple(interleaved[:lanes])),
         "high": _shuffle(tuple(interleaved[lanes:])),
     }

@@ -18,7 +18,6 @@ def input_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inne
     v, lanes = target.v, target.lanes
     f, place, panel_start, pitch_of = shape.f, shape.place, shape.panel_start, shape.pitch
     m, step, halo_size, alpha = filtering.m, filtering.step, filtering.halo, filtering.alpha
-    last = v.shuffle(tuple(range(1, lanes + 1)))
 
     @target.jit
     def input_row(x, x_h, ih, row, zeros):
@@ -73,13 +72,13 @@ def input_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inne
     lines += [f"        inside = v.load(keep, group * {lanes}) > v.zero()"]
     for j in range(halo_size):
         others = f"v.load(halo, ({j} * vectors + group) * {lanes})"
-        lines += [f"        d{step + j} = v.select(inside, last(d{j}, n{j}), {others})"]
+        lines += [f"        d{step + j} = v.select(inside, v.following(d{j}, n{j}), {others})"]
     lines += [f"        {names('o', alpha)} = product({names('d', alpha)})"]
     lines += ["        to, step = v.pointer(targets[4 * group]), targets[4 * group + 1]"]
     lines += [f"        v.store(to, {j} * step, o{j})" for j in range(alpha)]
     lines += [f"        targets[4 * group] += {alpha} * step * {v.itemsize}"]
     deinterleave = shuffles(target, codegen.deinterleave(step, lanes), "deinterleave")
-    row_columns = target.jit(define("row_columns", lines, v=v, last=last, product=product, deinterleave=deinterleave))
+    row_columns = target.jit(define("row_columns", lines, v=v, product=product, deinterleave=deinterleave))
 
     @target.call
     def columns(vectors, body, halo, keep, targets):
