@@ -33,14 +33,9 @@ cdef inline void depthwise_age(int flight, int vectors, vec *sums) noexcept nogi
         sums[v] = vec_zero()
 
 
-cdef inline void depthwise_load_3(int load, int vectors, const real *x, const vec_mask *masks, vec *a) noexcept nogil:
+cdef inline void depthwise_load_pairs(int vectors, const real *x, const vec_mask *masks, vec *a) noexcept nogil:
     cdef vec lower, upper
-    cdef int v, j
-    if load == DEPTHWISE_MASKED:
-        for v in range(vectors):
-            for j in range(3):
-                a[3 * v + j] = vec_load_masked(x + j + v * LANES, masks[3 * v + j])
-        return
+    cdef int v
     for v in range(vectors):
         lower = vec_load_masked(x + 2 * v * LANES, masks[2 * v])
         upper = vec_load_masked(x + (2 * v + 1) * LANES, masks[2 * v + 1])
@@ -51,19 +46,34 @@ cdef inline void depthwise_load_3(int load, int vectors, const real *x, const ve
         a[3 * v + 2] = vec_following(a[3 * v], a[3 * v + 3] if v < vectors - 1 else lower)
 
 
-cdef inline void depthwise_row_3(int u, int vectors, int step, int flight, const vec *scale, const vec *a,
-                                 vec *sums) noexcept nogil:
+cdef inline void depthwise_meet_3(int u, int first, int last, int vectors, int step, int flight, const vec *scale,
+                                  const vec *a, vec *sums) noexcept nogil:
+    # Add the taps of vectors `first` to `last` to the sums that see them.
     cdef int i, j, v
-    for i in range(flight):
-        if i * step + u < 3:
-            for j in range(3):
-                for v in range(vectors):
+    for j in range(3):
+        for i in range(flight):
+            if i * step + u < 3:
+                for v in range(first, last):
                     sums[i * vectors + v] = vec_fma(scale[3 * j + i * step + u], a[3 * v + j], sums[i * vectors + v])
+
+
+cdef inline void depthwise_row_3(int load, int u, int vectors, int step, int flight, const real *x,
+                                 const vec_mask *masks, const vec *scale, vec *sums) noexcept nogil:
+    # Add the input row `u` of a step. Masked, vector after vector: registers suffice for the taps of one.
+    cdef vec a[3 * DEPTHWISE_STRIP]
+    cdef int j, v
+    if load == DEPTHWISE_MASKED_PAIRS:
+        depthwise_load_pairs(vectors, x, masks, a)
+        depthwise_meet_3(u, 0, vectors, vectors, step, flight, scale, a, sums)
+        return
+    for v in range(vectors):
+        for j in range(3):
+            a[3 * v + j] = vec_load_masked(x + j + v * LANES, masks[3 * v + j])
+        depthwise_meet_3(u, v, v + 1, vectors, step, flight, scale, a, sums)
 
 
 cdef inline void depthwise_roll_3(int load, int vectors, int step, const depthwise_strip *s) noexcept nogil:
     cdef vec sums[3 * DEPTHWISE_STRIP]
-    cdef vec a[3 * DEPTHWISE_STRIP]
     cdef vec scale[9]
     cdef vec_mask masks[DEPTHWISE_STRIP]
     cdef vec_mask load_masks[3 * DEPTHWISE_STRIP]
@@ -93,12 +103,14 @@ cdef inline void depthwise_roll_3(int load, int vectors, int step, const depthwi
         depthwise_age(flight, vectors, sums)
     for q in range(count + flight - 1):
         depthwise_age(flight, vectors, sums)
-        depthwise_load_3(load, vectors, x if 0 <= line < ih else zeros, load_masks, a)
-        depthwise_row_3(0, vectors, step, flight, scale, a, sums)
+        depthwise_row_3(
+            load, 0, vectors, step, flight, x if 0 <= line < ih else zeros, load_masks, scale, sums
+        )
         # the last row that three taps need is an even one
         if step == 2 and q + 2 < count + flight:
-            depthwise_load_3(load, vectors, x + x_h if 0 <= line + 1 < ih else zeros, load_masks, a)
-            depthwise_row_3(1, vectors, step, flight, scale, a, sums)
+            depthwise_row_3(
+                load, 1, vectors, step, flight, x + x_h if 0 <= line + 1 < ih else zeros, load_masks, scale, sums
+            )
         if q >= flight - 1:
             for v in range(vectors):
                 vec_store_masked(out + v * LANES, sums[(flight - 1) * vectors + v] + bias, masks[v])
