@@ -238,8 +238,8 @@ def sums_on_the_stack(text):
     for line in text.splitlines():
         operands = line.split()[1:]
         if len(operands) > 1 and operands[-1].startswith("%zmm"):
-            register = operands[-1]
-            (sums.add if "vfmadd" in line else sums.discard)(register)
+            moved = len(operands) == 2 and operands[0].rstrip(",") in sums
+            (sums.add if moved or "vfmadd" in line else sums.discard)(operands[-1])
         elif len(operands) == 2 and "(%rsp)" in operands[1] and operands[0].rstrip(",") in sums:
             found.append(line)
     return found
@@ -249,6 +249,9 @@ def test_stored_sums_are_found():
     stored = "\tvmovups\t%zmm3, 16(%rsp)"
     lines = ["\tvfmadd231ps\t%zmm1, %zmm2, %zmm3", stored, "\tvmovups\t%zmm3, (%rax)"]
     assert sums_on_the_stack("\n".join(lines)) == [stored]
+    lines[1:1] = ["\tvmovaps\t%zmm3, %zmm5", stored.replace("%zmm3", "%zmm5")]
+    assert len(sums_on_the_stack("\n".join(lines))) == 2
+    lines[1:3] = []
     lines.insert(1, "\tvbroadcastss\t(%rax), %zmm3")
     assert not sums_on_the_stack("\n".join(lines))
 

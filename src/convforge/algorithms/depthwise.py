@@ -147,7 +147,8 @@ def _takes_channels(every: Sequence[Correlation], tile: Tile, machine: Machine, 
 def _pixels_steps(r: Correlation, isa: str, lanes: int) -> float:
     """Modelled steps of a plane with pixels in the lanes."""
     vectors = r.output[0] * -(-r.output[1] // lanes)
-    in_strips = isa == "avx512" and r.kernel == (3, 3) and r.dilation == (1, 1) and r.stride in ((1, 1), (2, 2))
+    small = r.c == 1 and r.kernel == (3, 3) and r.dilation == (1, 1) and r.stride in ((1, 1), (2, 2))
+    in_strips = isa == "avx512" and small
     vector, plane = (_STRIP_VECTOR_STEPS, _STRIP_STEPS) if in_strips else (_VECTOR_STEPS, _PLANE_STEPS)
     return vectors * r.c * (r.taps / 2 / _EFFICIENCY + vector * prod(r.stride)) + plane
 
