@@ -5,8 +5,8 @@
 
 cdef extern from "tile.h" nogil:
     void gemm_rows(
-        int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc, const real *bias,
-        int64_t rows, int64_t columns, bint accumulate,
+        int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step,
+        real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, bint accumulate,
     )
     void gemm_ahead(
         int64_t depth, const real *a, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step, real *c,
@@ -21,8 +21,8 @@ cdef extern from "tile.h" nogil:
         bint accumulate,
     )
     void gemm_copying(
-        int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *copy, real *c, int64_t ldc,
-        const real *bias, int64_t rows, int64_t columns, bint accumulate,
+        int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *copy, const real *ahead,
+        int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, bint accumulate,
     )
 
 
@@ -107,8 +107,8 @@ cdef void gemm_tile(const int64_t *args, char *scratch, int64_t begin, int64_t e
     cdef int64_t item
     for item in range(begin, end):
         gemm_rows(
-            a.depth, <const real *>a.a, a.lda, <const real *>a.b, a.ldb, <real *>a.c, a.ldc, <const real *>a.bias,
-            a.rows, a.columns, a.accumulate,
+            a.depth, <const real *>a.a, a.lda, <const real *>a.b, a.ldb, NULL, 0, <real *>a.c, a.ldc,
+            <const real *>a.bias, a.rows, a.columns, a.accumulate,
         )
 
 

@@ -36,11 +36,49 @@ cdef inline void lower_channel(
         panels += COLUMNS
 
 
-cdef inline void fetch_row(const real *row, int64_t count) noexcept nogil:
-    cdef int64_t i = 0
-    while i < count:
-        vec_prefetch(row + i)
-        i += 64 // sizeof(real)
+# What the pixels of an image are cut into: lines, a row of pixels or all of them, in vectors and panels.
+ctypedef struct pixel_lines:
+    int64_t line, lines, vectors, panels, blocks
+
+
+# What an item computes: parts of some lines, panels of pixels each, for some blocks of output channels. All its pixels
+# lie among `count` from `pixel` on.
+ctypedef struct panel_item:
+    const real *x
+    int64_t image, group, first_line, last_line, first_part, last_part, first_block, last_block, pixel, count
+
+
+cdef inline panel_item nth_panels(const im2col_forward_args *a, const pixel_lines *l, int64_t number) noexcept nogil:
+    cdef panel_item i
+    cdef int64_t cut = number % a.cuts, stack = number // a.cuts % a.stacks, rest = number // (a.cuts * a.stacks), last
+    i.group = rest // a.splits % a.g
+    i.image = rest // (a.splits * a.g)
+    i.first_line = l.lines * stack // a.stacks
+    i.last_line = l.lines * (stack + 1) // a.stacks
+    i.first_part = l.panels * cut // a.cuts
+    i.last_part = l.panels * (cut + 1) // a.cuts
+    i.first_block = l.blocks * (rest % a.splits) // a.splits
+    i.last_block = l.blocks * (rest % a.splits + 1) // a.splits
+    i.x = <const real *>a.x + i.image * a.x_n + i.group * a.c * a.x_c
+    i.pixel = i.first_line * l.line + first_pixel(l, i.first_part)
+    last = (i.last_line - 1) * l.line + first_pixel(l, i.last_part)
+    i.count = last - i.pixel
+    return i
+
+
+cdef inline int64_t first_pixel(const pixel_lines *l, int64_t part) noexcept nogil:
+    """Where a panel of a line begins. Shares of whole vectors: 49 pixels are better done as 32 + 17 than as 48 + 1."""
+    return min(l.vectors * part // l.panels * LANES, l.line)
+
+
+cdef inline upcoming fetched_panels(
+    const lowered_input *g, const panel_item *i, int64_t channel, int64_t tiles
+) noexcept nogil:
+    """What tiles fetch of the channels from ``channel`` on, which an item of 1x1 kernels will read."""
+    cdef int64_t row = i.pixel // g.ow, rows = (i.pixel + i.count - 1) // g.ow - row + 1
+    cdef int64_t column = i.pixel - row * g.ow if rows == 1 else 0, columns = i.count if rows == 1 else g.ow
+    cdef const real *first = i.x + channel * g.x_c + (row * g.sh - g.ph) * g.x_h + column * g.sw - g.pw
+    return fetched_by(tiles, first, rows, g.sh * g.x_h, (columns - 1) * g.sw + 1)
 
 
 cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
@@ -49,14 +87,17 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
     cdef lowered_input *g = &t.g
     open_source(&t, a.x_c, a.x_h, a.ih, a.iw, a.ow, a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw)
     merge_rows(g, a.oh)
-    cdef int64_t pixels = a.oh * a.ow, area = a.kh * a.kw, taps = a.c * area, blocks = ceil_div(a.k, ROWS)
-    # a line is what panels divide: a row of pixels, or all of them; an item takes a part of a line, or several lines
-    cdef int64_t line = g.ow if a.by_rows else pixels, lines = pixels // line
-    cdef int64_t vectors = ceil_div(line, LANES), line_panels = ceil_div(vectors, VECTORS)
-    cdef int64_t cuts = a.cuts, stacks = a.stacks, width = ceil_div(line_panels, cuts) * ceil_div(lines, stacks)
+    cdef int64_t pixels = a.oh * a.ow, area = a.kh * a.kw, taps = a.c * area
+    cdef pixel_lines l
+    l.line = g.ow if a.by_rows else pixels
+    l.lines = pixels // l.line
+    l.vectors = ceil_div(l.line, LANES)
+    l.panels = ceil_div(l.vectors, VECTORS)
+    l.blocks = ceil_div(a.k, ROWS)
+    cdef int64_t width = ceil_div(l.panels, a.cuts) * ceil_div(l.lines, a.stacks)
     cdef bint flat = a.out_w == 1 and (a.out_h == a.ow or a.oh == 1)
     # weights that are not packed are rows of taps
-    cdef int64_t lda = taps if a.unpacked else 0, group_weights = (a.k if a.unpacked else blocks * ROWS) * taps
+    cdef int64_t lda = taps if a.unpacked else 0, group_weights = (a.k if a.unpacked else l.blocks * ROWS) * taps
     # scratch: places[width], runs[width * COLUMNS], offsets[area], panels[width][depth * COLUMNS + LANES],
     # sums[ROWS][COLUMNS], stripe
     cdef int64_t panel_step = a.depth * COLUMNS + LANES
@@ -66,41 +107,31 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
     cdef real *packed = <real *>(t.offsets + area)
     cdef real *sums = packed + width * panel_step
     t.striped = <real *>aligned(scratch, sums + ROWS * COLUMNS)
-    cdef int64_t item, rest, split, group, image, first_block, last_block, block, run_count, first, rows, row, p, count
-    cdef int64_t first_line, last_line, first_part, last_part, at, part, pixel, column, panel, panels, channel, tap, q
-    cdef int64_t coming, due, fetched, tiles, first_read, end_read
-    cdef const real *next = NULL
-    cdef bint followed, copied, single, more
+    cdef int64_t number, items = a.n * a.g * a.splits * a.cuts * a.stacks
+    cdef int64_t block, run_count, tiles, first, rows, row, p, q, count, at, part, pixel, column, panel, panels, channel
+    cdef int64_t tap
+    cdef panel_item item, after
+    cdef upcoming coming
+    cdef bint copied, single, more
+    cdef const real *fetched
     cdef const real *source
     cdef const real *weight
     cdef const real *bias
     cdef real *out
-    for item in range(begin, end):
-        rest = item // (stacks * cuts)
-        split = rest % a.splits
-        group = rest // a.splits % a.g
-        image = rest // (a.splits * a.g)
-        first_line = lines * (item // cuts % stacks) // stacks
-        last_line = lines * (item // cuts % stacks + 1) // stacks
-        first_part = line_panels * (item % cuts) // cuts
-        last_part = line_panels * (item % cuts + 1) // cuts
-        first_block = blocks * split // a.splits
-        last_block = blocks * (split + 1) // a.splits
-        t.x = <const real *>a.x + image * a.x_n + group * a.c * a.x_c
-        pixel = first_line * line + vectors * first_part // line_panels * LANES
-        aim(&t, pixel, (last_line - 1) * line + min(vectors * last_part // line_panels * LANES, line) - pixel)
+    for number in range(begin, end):
+        item = nth_panels(a, &l, number)
+        t.x = item.x
+        aim(&t, item.pixel, item.count)
         # whole vectors of x that are panels already are copied by the first of several blocks
-        followed = t.inside and area == 1
-        copied = followed and g.ih == 1 and flat
+        copied = t.inside and area == 1 and g.ih == 1 and flat
         run_count = panel = 0
-        for at in range(first_line, last_line):
-            pixel = vectors * first_part // line_panels * LANES
+        for at in range(item.first_line, item.last_line):
+            pixel = first_pixel(&l, item.first_part)
             row = at if a.by_rows else pixel // g.ow
             column = pixel if a.by_rows else pixel - row * g.ow
-            for part in range(first_part, last_part):
-                # shares of whole vectors: 49 pixels are better done as 32 + 17 than as 48 + 1
-                count = min(vectors * (part + 1) // line_panels * LANES, line) - pixel
-                places[panel].pixel = at * line + pixel
+            for part in range(item.first_part, item.last_part):
+                count = first_pixel(&l, part + 1) - pixel
+                places[panel].pixel = at * l.line + pixel
                 places[panel].count = count
                 pixel += count
                 p = 0
@@ -119,11 +150,8 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                         row += 1
                 panel += 1
         panels = panel
-        pixel = places[panels - 1].pixel + places[panels - 1].count - 1
-        first_read = read_place(&t, places[0].pixel)
-        end_read = read_place(&t, pixel) + 1
         # one block of output channels has no use for a copy
-        single = last_block - first_block == 1
+        single = item.last_block - item.first_block == 1
         first = 0
         while first < taps:
             rows = min(a.depth, taps - first)
@@ -139,51 +167,46 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                 p += count
                 channel += 1
                 tap = 0
-            # rows of x that are read next, in this item or the next one, are fetched in long runs on the way: the CPU
-            # does not follow as many streams as a panel has rows
-            coming = due = fetched = 0
-            tiles = panels * (last_block - first_block)
-            if followed and not single:
+            tiles = panels * (item.last_block - item.first_block)
+            coming = fetched_by(tiles, NULL, 0, 0, 0)
+            if area == 1 and not single:
                 if first + rows < taps:
-                    next = read_channels(&t, first + rows, 1) + first_read
-                    coming = min(a.depth, taps - first - rows)
-                elif (item + 1) % (stacks * cuts) != 0 and item + 1 < end:
-                    next = read_channels(&t, 0, 1) + end_read
-                    coming = min(a.depth, taps)
-            for block in range(first_block, last_block):
-                row = group * a.k + block * ROWS
-                weight = <const real *>a.packed + group * group_weights + block * ROWS * taps
+                    coming = fetched_panels(g, &item, first + rows, tiles)
+                elif number + 1 < items:
+                    # the likely next one of this worker
+                    after = nth_panels(a, &l, number + 1)
+                    coming = fetched_panels(g, &after, 0, tiles)
+            for block in range(item.first_block, item.last_block):
+                row = item.group * a.k + block * ROWS
+                weight = <const real *>a.packed + item.group * group_weights + block * ROWS * taps
                 weight += first if a.unpacked else first * ROWS
                 bias = <const real *>a.bias + row if a.bias else NULL
-                out = <real *>a.out + image * a.out_n + row * a.out_k
+                out = <real *>a.out + item.image * a.out_n + row * a.out_k
                 row = a.k - block * ROWS
                 for panel in range(panels):
                     pixel = places[panel].pixel
                     count = places[panel].count
                     source = packed + panel * panel_step
-                    due += coming
-                    while due >= tiles:
-                        due -= tiles
-                        fetch_row(next + fetched * g.x_c, end_read - first_read)
-                        fetched += 1
+                    fetched = next_line(&coming)
                     if copied and single and count % LANES == 0:
                         gemm_rows(
-                            rows, weight, lda, t.x + first * g.x_c + pixel, g.x_c, out + pixel, a.out_k, bias, row,
-                            count, more,
+                            rows, weight, lda, t.x + first * g.x_c + pixel, g.x_c, fetched, g.x_c, out + pixel,
+                            a.out_k, bias, row, count, more,
                         )
-                    elif copied and block == first_block and count % LANES == 0:
+                    elif copied and block == item.first_block and count % LANES == 0:
                         gemm_copying(
                             rows, weight, lda, t.x + first * g.x_c + pixel, g.x_c, packed + panel * panel_step,
-                            out + pixel, a.out_k, bias, row, count, more,
+                            fetched, g.x_c, out + pixel, a.out_k, bias, row, count, more,
                         )
                     elif flat:
                         gemm_rows(
-                            rows, weight, lda, source, COLUMNS, out + pixel, a.out_k, bias, row, count, more,
+                            rows, weight, lda, source, COLUMNS, fetched, g.x_c, out + pixel, a.out_k, bias, row,
+                            count, more,
                         )
                     else:
                         gemm_rows(
-                            rows, weight, lda, source, COLUMNS, sums, COLUMNS, bias if first == 0 else NULL, row,
-                            count, False,
+                            rows, weight, lda, source, COLUMNS, fetched, g.x_c, sums, COLUMNS,
+                            bias if first == 0 else NULL, row, count, False,
                         )
                         scatter_rows(
                             a.ow, a.out_k, a.out_h, a.out_w, sums, min(row, <int64_t>ROWS), out, pixel, count,

@@ -18,8 +18,8 @@
  *
  * a is [depth][ROWS] or, by_row, [rows][lda], or where offsets are given a[offsets[p] + row], for as many rows as the
  * tile has; b is [depth][ldb] and read in whole vectors; of them, tile_rows <= ROWS rows and some vectors count. Where
- * copy is not NULL, copy[depth][COLUMNS] receives what was read of b. From ahead on, ahead_step elements in each step,
- * what will be needed later is fetched: it comes from far, and the CPU's own prefetching stops at each page. */
+ * copy is not NULL, copy[depth][COLUMNS] receives what was read of b. Step p fetches ahead[p * ahead_step], which will
+ * be needed later: it comes from far, and the CPU's own prefetching stops at each page. */
 VEC_FUNCTION void outer_sums(
     int tile_rows, int vectors, int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets,
     int64_t rows, const real *b, int64_t ldb, real *copy, const real *ahead, int64_t ahead_step,
@@ -41,9 +41,9 @@ VEC_FUNCTION void outer_sums(
     if (copy == NULL && offsets == NULL && tile_rows == ROWS && vectors > 1) {
         int64_t line = 64 / sizeof(real);
         for (; p + TILE_BY_HAND <= depth; p += TILE_BY_HAND) {
-            vec_prefetch(ahead);
-            for (int64_t fetched = line; fetched < TILE_BY_HAND * ahead_step; fetched += line)
-                vec_prefetch(ahead + fetched);
+            /* once where the steps share a cache line */
+            for (int64_t step = 0; step < (TILE_BY_HAND * ahead_step > line ? TILE_BY_HAND : 1); step++)
+                vec_prefetch(ahead + step * ahead_step);
             ahead += TILE_BY_HAND * ahead_step;
             if (by_row && vectors == 2)
                 rows_by_hand_2(a + p, lda, b, ldb, sums);
@@ -170,37 +170,46 @@ static TILE_APART void gemm_in_place(
     gemm(0, depth, a, 0, offsets, b, ldb, ahead, ahead_step, c, ldc, NULL, rows, columns, accumulate);
 }
 
-/* The same of a[rows][lda]; what is fetched ahead are the rows below. */
+/* The same of a[rows][lda]. */
 static TILE_APART void gemm_by_row(
-    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc, const real *bias,
-    int64_t rows, int64_t columns, int accumulate)
+    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step,
+    real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
-    gemm(1, depth, a, lda, NULL, b, ldb, a + ROWS * lda, ROWS, c, ldc, bias, rows, columns, accumulate);
+    gemm(1, depth, a, lda, NULL, b, ldb, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate);
 }
 
-/* The same of weights, in blocks of rows (lda is 0) or as they lie. */
+/* The same of weights, in blocks of rows (lda is 0) or as they lie. Where ahead is NULL, weights are fetched: those
+ * that follow, or the rows below. */
 VEC_FUNCTION void gemm_rows(
-    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc, const real *bias,
-    int64_t rows, int64_t columns, int accumulate)
+    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step,
+    real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
+    if (ahead == NULL) {
+        ahead = a + ROWS * (lda == 0 ? 256 : lda);
+        ahead_step = ROWS;
+    }
     if (lda == 0)
-        gemm_ahead(depth, a, b, ldb, a + 256 * ROWS, ROWS, c, ldc, bias, rows, columns, accumulate);
+        gemm_ahead(depth, a, b, ldb, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate);
     else
-        gemm_by_row(depth, a, lda, b, ldb, c, ldc, bias, rows, columns, accumulate);
+        gemm_by_row(depth, a, lda, b, ldb, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate);
 }
 
 /* The same for whole blocks of rows, and copy[depth][COLUMNS] = b: waiting for far away rows is hidden behind the
  * multiplications. */
 static TILE_APART void gemm_copying(
-    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *copy, real *c, int64_t ldc,
-    const real *bias, int64_t rows, int64_t columns, int accumulate)
+    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *copy, const real *ahead,
+    int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
+    if (ahead == NULL) {
+        ahead = a + ROWS * (lda == 0 ? 256 : lda);
+        ahead_step = ROWS;
+    }
     if (lda == 0)
         outer_tile_of(
-            ROWS, 0, depth, a, 0, NULL, b, ldb, copy, a + 256 * ROWS, ROWS, c, ldc, bias, rows, columns, accumulate);
+            ROWS, 0, depth, a, 0, NULL, b, ldb, copy, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate);
     else
         outer_tile_of(
-            ROWS, 1, depth, a, lda, NULL, b, ldb, copy, a + ROWS * lda, ROWS, c, ldc, bias, rows, columns, accumulate);
+            ROWS, 1, depth, a, lda, NULL, b, ldb, copy, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate);
 }
 
 /* The tile for several blocks of rows and whole vectors: c[row][columns] = sum over p < depth of

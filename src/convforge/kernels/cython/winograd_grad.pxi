@@ -151,7 +151,7 @@ cdef inline void winograd_grad_multiply(
                 row = 0
                 while row < a.k:
                     gemm_rows(
-                        depth, packed_w + row * pitch + tile * ROWS, 0, packed_v + tile * width, width,
+                        depth, packed_w + row * pitch + tile * ROWS, 0, packed_v + tile * width, width, NULL, 0,
                         s + row * a.c + first, a.c, NULL, min(a.k - row, <int64_t>ROWS), min(width, a.c - first),
                         a.block + part > 0,
                     )

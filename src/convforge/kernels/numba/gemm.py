@@ -79,8 +79,8 @@ def gemm_ahead(target: Target) -> Inner:
     c[rows][columns] = sum over p of a[p][row] * b[p][column], plus c itself, or else plus a bias per row. ``a`` is
     [depth][ROWS], whatever ``rows`` is, or where ``lda`` is not 0 rows of as many elements that are read as a[row][p];
     ``b`` is read in whole vectors; ``c`` is touched only where it is named.
-    ``columns`` is at most LANES * VECTORS; ``bias`` is an address, 0 for none. From ``ahead`` on, ``ahead_step``
-    elements in each step, what will be needed later is fetched.
+    ``columns`` is at most LANES * VECTORS; ``bias`` is an address, 0 for none. Step p fetches
+    ahead[p * ahead_step], which will be needed later.
     """
     return _gemm(target, in_place=False)
 
@@ -120,19 +120,17 @@ def gemm_rows(target: Target) -> Inner:
 
 
 def gemm_copying(target: Target) -> Inner:
-    """Make ``gemm_copying(depth, a, lda, b, ldb, copy, c, ldc, bias, rows, columns, accumulate)``.
+    """Make the same for whole blocks of rows, with an argument ``copy`` after ``ldb``.
 
-    The same for whole blocks of rows, and copy[depth][LANES * VECTORS] = b: waiting for far away rows is hidden behind
-    the multiplications.
+    copy[depth][LANES * VECTORS] = b: waiting for far away rows is hidden behind the multiplications.
     """
     lanes, vectors = target.lanes, range(1, target.vectors + 1)
     names = {f"tile{j}": _outer_tile(target, target.rows, j, copying=True) for j in vectors}
-    lines = ["def gemm_copying(depth, a, lda, b, ldb, copy, c, ldc, bias, rows, columns, accumulate):"]
-    lines += [f"    ahead = v.advance(a, {target.rows} * (256 if lda == 0 else lda))"]
-    arguments = f"depth, a, lda, b, ldb, copy, ahead, {target.rows}, c, ldc, bias, rows, columns, accumulate"
+    arguments = "depth, a, lda, b, ldb, copy, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate"
+    lines = [f"def gemm_copying({arguments}):"]
     for j in reversed(vectors):
         lines += [f"    if columns > {(j - 1) * lanes}:", f"        return tile{j}({arguments})"]
-    return target.jit(define("gemm_copying", lines, v=target.v, **names))
+    return target.jit(define("gemm_copying", lines, **names))
 
 
 def transposed(target: Target, names: list[str]) -> tuple[list[str], list[str], dict[str, Inner]]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
-from convforge.kernels.numba.gemm import gemm_copying, gemm_rows
+from convforge.kernels.numba.gemm import gemm_ahead, gemm_copying
 from convforge.kernels.numba.im2col_scatter import scattering
 from convforge.kernels.numba.taps_source import taps_source
+from convforge.kernels.numba.upcoming import upcoming
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,11 +24,47 @@ def im2col_forward(target: Target) -> Callable[..., None]:
     v, lanes, tile_rows = target.v, target.lanes, target.rows
     tile_columns = lanes * target.vectors
     most = target.vectors
-    line_elements = 64 // target.v.itemsize
     f = abi.fields("im2col_forward")
     source, scatter = taps_source(target), scattering(target)
     aim, read_channels, list_taps = source.aim, source.read_channels, source.list_taps
-    gemm, copying_gemm = gemm_rows(target), gemm_copying(target)
+    gemm, copying_gemm = gemm_ahead(target), gemm_copying(target)
+    fetched_lines, nth_line = upcoming(target)
+
+    @target.jit
+    def first_pixel(vectors, line_panels, line, part):
+        # shares of whole vectors: 49 pixels are better done as 32 + 17 than as 48 + 1
+        return min(vectors * part // line_panels * lanes, line)
+
+    @target.call
+    def nth_panels(number, g, splits, stacks, cuts, line, lines, vectors, line_panels, blocks):
+        # what an item computes: some lines, parts of them and blocks of output channels; all its pixels lie among
+        # `count` from `pixel` on
+        at_stack = number // cuts
+        cut = number - at_stack * cuts
+        rest = at_stack // stacks
+        stack = at_stack - rest * stacks
+        image_group = rest // splits
+        split = rest - image_group * splits
+        image = image_group // g
+        first_line, last_line = lines * stack // stacks, lines * (stack + 1) // stacks
+        first_part, last_part = line_panels * cut // cuts, line_panels * (cut + 1) // cuts
+        pixel = first_line * line + first_pixel(vectors, line_panels, line, first_part)
+        count = (last_line - 1) * line + first_pixel(vectors, line_panels, line, last_part) - pixel
+        return (
+            image, image_group - image * g, first_line, last_line, first_part, last_part,
+            blocks * split // splits, blocks * (split + 1) // splits, pixel, count,
+        )  # fmt: skip
+
+    @target.call
+    def fetched_rows(x, row_pixels, sh, sw, ph, pw, x_h, pixel, count):
+        # where the rows begin that 1x1 kernels read for these pixels, how many they are, how far apart, and their lines
+        row = pixel // row_pixels
+        rows = (pixel + count - 1) // row_pixels - row + 1
+        column, columns = 0, row_pixels
+        if rows == 1:
+            column, columns = pixel - row * row_pixels, count
+        first = v.advance(x, (row * sh - ph) * x_h + column * sw - pw)
+        return first, rows, sh * x_h, fetched_lines((columns - 1) * sw + 1)
 
     @target.call
     def cut_runs(start, column, row_pixels, count, step, place, places, starts, counts):
@@ -60,11 +97,6 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                     # a stripe goes on past its last run, x may not
                     v.store(to, 0, v.load_partial(read, count) if inside else v.load(read, 0))
             panels = v.advance(panels, tile_columns)
-
-    @target.jit
-    def fetch_row(row, count):
-        for i in range(0, count, line_elements):
-            v.prefetch(row, i)
 
     def kernel(args, scratch, begin, end):
         g, c, k, oh, ow = args[f.g], args[f.c], args[f.k], args[f.oh], args[f.ow]
@@ -108,20 +140,11 @@ def im2col_forward(target: Target) -> Callable[..., None]:
         phases = sw if kw > 1 else 1
         row_step = 1 if kh > 1 else sh
         for item in range(begin, end):
-            at_stack = item // cuts
-            cut = item - at_stack * cuts
-            rest = at_stack // stacks
-            stack = at_stack - rest * stacks
-            image_group = rest // splits
-            split = rest - image_group * splits
-            image = image_group // g
-            group = image_group - image * g
-            first_line, last_line = lines * stack // stacks, lines * (stack + 1) // stacks
-            first_part, last_part = line_panels * cut // cuts, line_panels * (cut + 1) // cuts
-            first_block, last_block = blocks * split // splits, blocks * (split + 1) // splits
+            image, group, first_line, last_line, first_part, last_part, first_block, last_block, pixel, count = (
+                nth_panels(item, g, splits, stacks, cuts, line, lines, vectors, line_panels, blocks)
+            )
+            item_pixel, item_count = pixel, count
             x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + group * c * x_c)
-            pixel = first_line * line + vectors * first_part // line_panels * lanes
-            count = (last_line - 1) * line + min(vectors * last_part // line_panels * lanes, line) - pixel
             first_row = pixel // row_pixels
             # a source that spans rows starts with their first column
             first_column = pixel - first_row * row_pixels
@@ -134,14 +157,12 @@ def im2col_forward(target: Target) -> Callable[..., None]:
             pixel_step = sh * x_h if inside else sh // row_step * row_pitch
             list_taps(kh, kw, dh, dw, row_pitch, pitch, sw if phases > 1 else 1, offsets)
             # whole vectors of x that are panels already are copied by the first of several blocks
-            followed = inside and area == 1
-            copied = followed and ih == 1 and flat
+            copied = inside and area == 1 and ih == 1 and flat
             runs = panels = 0
             for at in range(first_line, last_line):
                 for part in range(first_part, last_part):
-                    # shares of whole vectors: 49 pixels are better done as 32 + 17 than as 48 + 1
-                    start = vectors * part // line_panels * lanes
-                    count = min(vectors * (part + 1) // line_panels * lanes, line) - start
+                    start = first_pixel(vectors, line_panels, line, part)
+                    count = first_pixel(vectors, line_panels, line, part + 1) - start
                     panel_pixels[panels] = at * line + start
                     panel_counts[panels] = count
                     if not (copied and count % lanes == 0):
@@ -153,12 +174,6 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                             v.advance(places, runs), v.advance(starts, runs), v.advance(counts, runs),
                         )  # fmt: skip
                     panels += 1
-            # where the first pixel is read, and how far from there the last one ends
-            row, pixel = panel_pixels[0] // row_pixels, panel_pixels[panels - 1] + panel_counts[panels - 1] - 1
-            last_row = pixel // row_pixels
-            start = (row - first_row) * pixel_step + panel_pixels[0] - row * row_pixels - first_column
-            followed_x = v.advance(x, top * x_h + left + start)
-            reach = (last_row - first_row) * pixel_step + pixel - last_row * row_pixels - first_column + 1 - start
             # one block of output channels has no use for a copy
             single = last_block - first_block == 1
             for first in range(0, taps, depth):
@@ -180,17 +195,24 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                     p += count
                     channel += 1
                     tap = 0
-                # rows of x that are read next, in this item or the next one, are fetched in long runs on the way:
-                # the CPU does not follow as many streams as a panel has rows
-                coming = due = fetched = 0
+                coming = due = fetched = coming_lines = coming_step = 0
+                coming_x = x
                 tiles = panels * (last_block - first_block)
-                coming_x = v.advance(followed_x, last * x_c)
-                if followed and not single:
+                if area == 1 and not single:
                     if last < taps:
-                        coming = min(depth, taps - last)
-                    elif cut + 1 < cuts and item + 1 < end:
-                        coming = min(depth, taps)
-                        coming_x = v.advance(followed_x, reach)
+                        coming_x, coming, coming_step, coming_lines = fetched_rows(
+                            v.advance(x, last * x_c), row_pixels, sh, sw, ph, pw, x_h, item_pixel, item_count
+                        )
+                    elif item + 1 < args[f.n] * g * splits * stacks * cuts:
+                        # the likely next one of this worker
+                        image_, group_, _, _, _, _, _, _, pixel, count = nth_panels(
+                            item + 1, g, splits, stacks, cuts, line, lines, vectors, line_panels, blocks
+                        )
+                        coming_x, coming, coming_step, coming_lines = fetched_rows(
+                            v.advance(v.pointer(args[f.x]), image_ * args[f.x_n] + group_ * c * x_c), row_pixels,
+                            sh, sw, ph, pw, x_h, pixel, count,
+                        )  # fmt: skip
+                    coming *= coming_lines
                 for block in range(first_block, last_block):
                     row = block * tile_rows
                     at_weight = group * group_weights + row * taps + first * (1 if unpacked else tile_rows)
@@ -200,30 +222,32 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                     for panel in range(panels):
                         pixel, count = panel_pixels[panel], panel_counts[panel]
                         source = v.advance(packed, panel * panel_step)
+                        # weights that follow, or the rows below, or else a line of what comes next
+                        ahead, ahead_step = v.advance(weight, tile_rows * (taps if unpacked else 256)), tile_rows
                         due += coming
-                        while due >= tiles:
+                        if due >= tiles:
                             due -= tiles
-                            fetch_row(v.advance(coming_x, fetched * x_c), reach)
+                            ahead, ahead_step = nth_line(coming_x, coming_step, coming_lines, fetched), x_c
                             fetched += 1
                         if copied and single and count % lanes == 0:
                             gemm(
-                                last - first, weight, lda, v.advance(x, first * x_c + pixel), x_c,
-                                v.advance(out, pixel), out_k, bias, k - row, count, more,
+                                last - first, weight, lda, v.advance(x, first * x_c + pixel), x_c, ahead,
+                                ahead_step, v.advance(out, pixel), out_k, bias, k - row, count, more,
                             )  # fmt: skip
                         elif copied and block == first_block and count % lanes == 0:
                             copying_gemm(
                                 last - first, weight, lda, v.advance(x, first * x_c + pixel), x_c, source,
-                                v.advance(out, pixel), out_k, bias, k - row, count, more,
+                                ahead, ahead_step, v.advance(out, pixel), out_k, bias, k - row, count, more,
                             )  # fmt: skip
                         elif flat:
                             gemm(
-                                last - first, weight, lda, source, tile_columns, v.advance(out, pixel), out_k, bias,
-                                k - row, count, more,
+                                last - first, weight, lda, source, tile_columns, ahead, ahead_step,
+                                v.advance(out, pixel), out_k, bias, k - row, count, more,
                             )  # fmt: skip
                         else:
                             gemm(
-                                last - first, weight, lda, source, tile_columns, sums, tile_columns,
-                                bias if first == 0 else 0, k - row, count, False,
+                                last - first, weight, lda, source, tile_columns, ahead, ahead_step, sums,
+                                tile_columns, bias if first == 0 else 0, k - row, count, False,
                             )  # fmt: skip
                             scatter(
                                 sums, min(k - row, tile_rows), out, out_k, args[f.out_h], args[f.out_w], ow, pixel,
