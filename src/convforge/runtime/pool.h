@@ -34,14 +34,20 @@ typedef struct {
     int64_t grain;
 } cf_stage;
 
-/* One stage of a job. Those who claim items write the first line, those who wait look at the second. */
+/* Items of a stage that are one thread's, until another one has none left of its own. */
 typedef struct {
     _Alignas(CF_LINE) int64_t next; /* first item that nobody has claimed */
-    int64_t items;
+    int64_t end;
+} cf_share;
+
+/* One stage of a job. */
+typedef struct {
+    _Alignas(CF_LINE) int64_t items;
     int64_t grain;
     cf_kernel kernel;
     const int64_t *args;
-    _Alignas(CF_LINE) int64_t done; /* items that have been computed */
+    cf_share *shares; /* one for each slot */
+    _Alignas(CF_LINE) int64_t done; /* items that have been computed: who waits looks at nothing else */
 } cf_part;
 
 /* The caller and each worker that took a slot hold a reference: a worker that comes late may outlive the call. It then
@@ -129,17 +135,23 @@ static void cf_wait(const cf_part *part) {
     }
 }
 
-/* Items are handed out dynamically, so a core that is slowed down by others takes fewer of them. */
-static void cf_claim(cf_part *part, char *scratch) {
-    if (__atomic_load_n(&part->next, __ATOMIC_RELAXED) >= part->items)
-        return;
-    for (;;) {
-        int64_t begin = __atomic_fetch_add(&part->next, part->grain, __ATOMIC_RELAXED);
-        if (begin >= part->items)
-            return;
-        int64_t end = begin + part->grain < part->items ? begin + part->grain : part->items;
-        part->kernel(part->args, scratch, begin, end);
-        __atomic_fetch_add(&part->done, end - begin, __ATOMIC_RELEASE);
+static int cf_exhausted(const cf_share *share) {
+    return __atomic_load_n(&share->next, __ATOMIC_RELAXED) >= share->end;
+}
+
+/* A thread takes its own items one after the other: what it reads for one lies beside the next one's. Then it helps the
+ * others, so a core that is slowed down takes fewer of its own. */
+static void cf_claim(cf_part *part, int slot, int slots, char *scratch) {
+    for (int i = 0; i < slots; i++) {
+        cf_share *share = &part->shares[(slot + i) % slots];
+        while (!cf_exhausted(share)) {
+            int64_t begin = __atomic_fetch_add(&share->next, part->grain, __ATOMIC_RELAXED);
+            if (begin >= share->end)
+                break;
+            int64_t end = begin + part->grain < share->end ? begin + part->grain : share->end;
+            part->kernel(part->args, scratch, begin, end);
+            __atomic_fetch_add(&part->done, end - begin, __ATOMIC_RELEASE);
+        }
     }
 }
 
@@ -148,7 +160,7 @@ static void cf_work(cf_job *job, int slot) {
     for (int64_t s = 0; s < job->count; s++) {
         if (s > 0)
             cf_wait(&job->parts[s - 1]);
-        cf_claim(&job->parts[s], scratch);
+        cf_claim(&job->parts[s], slot, job->slots + 1, scratch);
     }
 }
 
@@ -177,12 +189,18 @@ static void cf_unlink(cf_job *job) {
     __atomic_store_n(&job->queued, 0, __ATOMIC_RELEASE); /* last: the caller may free the job now */
 }
 
+static int cf_has_items(const cf_job *job) {
+    for (int i = 0; i <= job->slots; i++)
+        if (!cf_exhausted(&job->parts[job->count - 1].shares[i]))
+            return 1;
+    return 0;
+}
+
 /* Take a slot of the first job that has items left; jobs that have none leave the queue. */
 static cf_job *cf_take(int *slot) {
     while (cf_pool.first != NULL) {
         cf_job *job = cf_pool.first;
-        const cf_part *end = &job->parts[job->count - 1];
-        if (__atomic_load_n(&end->next, __ATOMIC_RELAXED) >= end->items) {
+        if (!cf_has_items(job)) {
             cf_unlink(job);
             continue;
         }
@@ -326,9 +344,11 @@ static void cf_submit(cf_job *job) {
 /* Run the stages on the calling thread and at most `slots` workers; 0 where there is no memory for it. */
 static int cf_run_shared(const cf_stage *stages, int64_t count, const int64_t *args, char *scratch,
                          int64_t scratch_bytes, int slots) {
-    cf_job *job = aligned_alloc(CF_LINE, sizeof(cf_job) + (size_t)count * sizeof(cf_part));
+    size_t bytes = sizeof(cf_job) + (size_t)count * (sizeof(cf_part) + (slots + 1) * sizeof(cf_share));
+    cf_job *job = aligned_alloc(CF_LINE, bytes);
     if (job == NULL)
         return 0;
+    cf_share *shares = (cf_share *)&job->parts[count];
     job->after = NULL;
     job->scratch = scratch;
     job->scratch_bytes = scratch_bytes;
@@ -338,7 +358,15 @@ static int cf_run_shared(const cf_stage *stages, int64_t count, const int64_t *a
     job->references = 1;
     for (int64_t s = 0; s < count; s++) {
         cf_part *part = &job->parts[s];
-        part->next = part->done = 0;
+        int64_t grain = stages[s].grain, pieces = (stages[s].items + grain - 1) / grain;
+        for (int i = 0; i <= slots; i++) {
+            shares[i].next = pieces * i / (slots + 1) * grain;
+            shares[i].end = pieces * (i + 1) / (slots + 1) * grain;
+        }
+        shares[slots].end = stages[s].items;
+        part->shares = shares;
+        shares += slots + 1;
+        part->done = 0;
         part->items = stages[s].items;
         part->grain = stages[s].grain;
         part->kernel = stages[s].kernel;
