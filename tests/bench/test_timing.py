@@ -103,4 +103,4 @@ def test_a_short_call_after_settling_has_a_lead_in(clock):
     short, _ = timing.interleave(calls, rounds=[7, 7], budget=1e-9, settle=settle)
     assert short.seconds == pytest.approx(1e-3)
     order = "".join(clock.order)
-    assert "||aa|b|b|aa" in order
+    assert "||aaaa|b|b|aaaa" in order

@@ -5,7 +5,7 @@ OpenVINO's TBB for 1 to 2 ms, onnxruntime up to 100 ms (measured on 2 cores). Th
 and it serves calls that follow each other; but in rounds of several libraries the spinning of one takes a core away
 from the next. Switching it off (``OMP_WAIT_POLICY=PASSIVE``, ``session.intra_op.allow_spinning``) would charge every
 call for waking its threads up. So the pools keep their defaults, each sample waits here first, and a short call is
-made once before it is timed, which wakes its own threads. A call on one thread leaves nothing behind to wait for.
+made untimed first, which wakes its own threads. A call on one thread leaves nothing behind to wait for.
 """
 
 from __future__ import annotations
