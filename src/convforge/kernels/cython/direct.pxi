@@ -7,9 +7,13 @@ cdef extern from "direct_tile.h" nogil:
     ctypedef struct tile_segment:
         int64_t source, to, lanes
 
+    ctypedef struct coming_pieces:
+        const real *first
+        int64_t x_c, channels, lines, line
+
     void window_rows(
         int64_t depth, const real *a, const real *b, const int64_t *offsets, const tile_segment *segments,
-        int64_t count, real *out, int64_t out_k, int64_t out_w, const real *bias, int64_t rows,
+        int64_t count, coming_pieces *coming, real *out, int64_t out_k, int64_t out_w, const real *bias, int64_t rows,
     )
 
 
@@ -33,43 +37,77 @@ cdef inline int64_t list_segments(
     return count
 
 
+# What an item computes: rows and columns of output pixels, for some blocks of output channels.
+cdef struct band_item:
+    const real *x
+    int64_t image, group, split, top, rows, left, columns
+
+
+cdef inline band_item nth_band(const direct_forward_args *a, int64_t number) noexcept nogil:
+    cdef band_item i
+    cdef int64_t stacks = ceil_div(a.oh, a.rows), cuts = ceil_div(a.ow, a.columns)
+    cdef int64_t rest = number // (stacks * cuts)
+    i.split = rest % a.splits
+    i.group = rest // a.splits % a.g
+    i.image = rest // (a.splits * a.g)
+    i.top = a.oh * (number // cuts % stacks) // stacks
+    i.rows = a.oh * (number // cuts % stacks + 1) // stacks - i.top
+    i.left = number % cuts * a.columns
+    i.columns = min(a.columns, a.ow - i.left)
+    i.x = <const real *>a.x + i.image * a.x_n + i.group * a.c * a.x_c
+    return i
+
+
+cdef inline coming_pieces read_by(const direct_forward_args *a, const band_item *i) noexcept nogil:
+    """What an item reads of each channel, with what is between its rows."""
+    cdef coming_pieces coming
+    cdef int64_t top = max(i.top * a.sh - a.ph, <int64_t>0), left = max(i.left * a.sw - a.pw, <int64_t>0)
+    cdef int64_t end = min((i.top + i.rows - 1) * a.sh - a.ph + (a.kh - 1) * a.dh + 1, a.ih)
+    coming.first = i.x + top * a.x_h + left
+    coming.x_c = a.x_c
+    coming.channels = a.c
+    coming.lines = max(end - top, <int64_t>0) * a.x_h * <int64_t>sizeof(real) // 64
+    coming.line = 0
+    return coming
+
+
 cdef void direct_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const direct_forward_args *a = <const direct_forward_args *>args
     cdef taps_source t
     open_source(&t, a.x_c, a.x_h, a.ih, a.iw, a.ow, a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw)
     cdef int64_t area = a.kh * a.kw, depth = a.c * area, blocks = ceil_div(a.k, ROWS)
-    cdef int64_t stacks = ceil_div(a.oh, a.rows), cuts = ceil_div(a.ow, a.columns)
+    cdef int64_t items = ceil_div(a.oh, a.rows) * ceil_div(a.ow, a.columns) * a.splits * a.g * a.n
     # scratch: segments[rows * ceil(columns / LANES)], offsets[depth], padded[c][LANES more than a channel's elements]
     cdef tile_segment *segments = <tile_segment *>scratch
     t.offsets = <int64_t *>(segments + a.rows * ceil_div(a.columns, LANES))
     t.striped = <real *>aligned(scratch, t.offsets + depth)
     cdef const real *x
     cdef const real *bias
-    cdef int64_t item, rest, band, split, group, image, top, left, rows, columns, block, row
-    cdef int64_t planned_top = -1, planned_left = -1, count = 0
-    for item in range(begin, end):
-        rest = item // (stacks * cuts)
-        split = rest % a.splits
-        group = rest // a.splits % a.g
-        image = rest // (a.splits * a.g)
-        top = a.oh * (item // cuts % stacks) // stacks
-        rows = a.oh * (item // cuts % stacks + 1) // stacks - top
-        left = item % cuts * a.columns
-        columns = min(a.columns, a.ow - left)
-        t.x = <const real *>a.x + image * a.x_n + group * a.c * a.x_c
-        if top != planned_top or left != planned_left:
+    cdef real *out
+    cdef band_item item, after
+    cdef coming_pieces coming
+    cdef int64_t number, block, row, planned_top = -1, planned_left = -1, count = 0
+    for number in range(begin, end):
+        item = nth_band(a, number)
+        t.x = item.x
+        if item.top != planned_top or item.left != planned_left:
             # idle lanes would read past the end of x
-            aim_at(&t, top, rows, left, columns, columns % LANES == 0)
+            aim_at(&t, item.top, item.rows, item.left, item.columns, item.columns % LANES == 0)
             repeat_taps(t.offsets, area, a.c, channel_step(&t))
-            count = list_segments(rows, columns, t.row_step, a.out_h, a.out_w, segments)
-            planned_top = top
-            planned_left = left
+            count = list_segments(item.rows, item.columns, t.row_step, a.out_h, a.out_w, segments)
+            planned_top = item.top
+            planned_left = item.left
         x = read_channels(&t, 0, a.c)
-        for block in range(blocks * split // a.splits, blocks * (split + 1) // a.splits):
-            row = group * a.k + block * ROWS
+        coming.channels = 0
+        if number + 1 < items:
+            # the likely next one of this worker
+            after = nth_band(a, number + 1)
+            coming = read_by(a, &after)
+        for block in range(blocks * item.split // a.splits, blocks * (item.split + 1) // a.splits):
+            row = item.group * a.k + block * ROWS
             bias = <const real *>a.bias + row if a.bias else NULL
+            out = <real *>a.out + item.image * a.out_n + row * a.out_k + item.top * a.out_h + item.left * a.out_w
             window_rows(
-                depth, <const real *>a.packed + (group * blocks + block) * depth * ROWS, x, t.offsets, segments, count,
-                <real *>a.out + image * a.out_n + row * a.out_k + top * a.out_h + left * a.out_w, a.out_k, a.out_w,
-                bias, a.k - block * ROWS,
+                depth, <const real *>a.packed + (item.group * blocks + block) * depth * ROWS, x, t.offsets, segments,
+                count, &coming, out, a.out_k, a.out_w, bias, a.k - block * ROWS,
             )

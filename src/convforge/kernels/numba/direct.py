@@ -44,18 +44,19 @@ def _store_apart(target: Target, vectors: int) -> Inner:
 
 
 def _tile(target: Target, rows: int, vectors: int) -> Inner:
-    """Make ``tile(depth, a, b, offsets, sources, places, counts, out, out_k, out_w, bias, rows, sums)``.
+    """Make ``tile(depth, a, b, offsets, sources, places, counts, ahead, line, out, out_k, out_w, bias, rows, sums)``.
 
     out[row][place of a segment] = bias[row] + sum over p < depth of a[p][row] * b[source of the segment + offsets[p]].
-    ``sums`` has room for those of the tile.
+    ``sums`` has room for those of the tile. Step p fetches ahead[p * line], which will be needed later.
     """
     v = target.v
     each, segments = range(rows), range(vectors)
-    lines = ["def tile(depth, a, b, offsets, sources, places, counts, out, out_k, out_w, bias, rows, sums):"]
+    arguments = "depth, a, b, offsets, sources, places, counts, ahead, line, out, out_k, out_w, bias, rows, sums"
+    lines = [f"def tile({arguments}):"]
     lines += [f"    from{j} = v.advance(b, sources[{j}])" for j in segments]
     lines += [f"    s{i}_{j} = v.zero()" for i in each for j in segments]
     lines += ["    for p in range(depth):"]
-    lines += ["        at = offsets[p]"]
+    lines += ["        at = offsets[p]", "        v.prefetch(ahead, 0)", "        ahead = v.advance(ahead, line)"]
     # the registers hold the shorter side of the tile and one vector of the other
     if rows < vectors:
         lines += [f"        a{i} = v.broadcast(a[{i}])" for i in each]
@@ -83,27 +84,34 @@ def _tile(target: Target, rows: int, vectors: int) -> Inner:
 
 
 def _window_rows(target: Target) -> Inner:
-    """Make ``window_rows``, whose arguments are those of a tile and the ``count`` of segments.
+    """Make ``window_rows``, whose arguments are those of a tile, the ``count`` of segments and what to fetch.
 
-    One block of output channels, in tiles of equal shares of the segments. Few channels are as many rows of a tile,
-    down to half of the whole one; that has twice the vectors.
+    One block of output channels, the ``number``-th of an item, in tiles of equal shares of the segments. Few channels
+    are as many rows of a tile, down to half of the whole one; that has twice the vectors. Tiles fetch a cache line of
+    what comes next in each step: pieces of ``channels`` that are ``step`` apart, each within as many lines as ``each``
+    tiles have steps.
     """
-    half = target.rows // 2
+    half, line = target.rows // 2, 64 // target.v.itemsize
     tail = "out, out_k, out_w, bias, rows, sums"
     names = {}
-    lines = [f"def window_rows(depth, a, b, offsets, sources, places, counts, count, {tail}):"]
+    coming = "number, coming, channels, each, step"
+    lines = [f"def window_rows(depth, a, b, offsets, sources, places, counts, count, {coming}, {tail}):"]
     lines += [f"    most = {2 * target.vectors} if rows <= {half} else {target.vectors}"]
     lines += ["    tiles = (count + most - 1) // most"]
     lines += ["    for t in range(tiles):"]
     lines += ["        first = count * t // tiles"]
     lines += ["        vectors = count * (t + 1) // tiles - first"]
     lines += ["        s, q, n = v.advance(sources, first), v.advance(places, first), v.advance(counts, first)"]
+    lines += ["        ahead, line = a, 0", "        turn = number * tiles + t", "        if turn < channels * each:"]
+    lines += ["            channel = turn // each"]
+    lines += [f"            at = channel * step + (turn - channel * each) * depth * {line}"]
+    lines += [f"            ahead, line = v.advance(coming, at), {line}"]
     for i in range(target.rows, half - 1, -1):
         for j in range(1, (1 if i > half else 2) * target.vectors + 1):
             names[f"tile{i}_{j}"] = _tile(target, i, j)
             within = f"rows >= {i}" if i == target.rows else f"rows <= {i}" if i == half else f"rows == {i}"
             lines += [f"        if {within} and vectors == {j}:"]
-            lines += [f"            tile{i}_{j}(depth, a, b, offsets, s, q, n, {tail})"]
+            lines += [f"            tile{i}_{j}(depth, a, b, offsets, s, q, n, ahead, line, {tail})"]
     return target.call(define("window_rows", lines, v=target.v, **names))
 
 
@@ -115,6 +123,22 @@ def direct_forward(target: Target) -> Callable[..., None]:
     aim_at, channel_step, read_channels = source.aim_at, source.channel_step, source.read_channels
     list_taps, repeat_taps = source.list_taps, source.repeat_taps
     tile_elements = tile_rows * target.vectors * lanes
+    line_elements = 64 // v.itemsize
+
+    @target.call
+    def nth_band(number, g, splits, stacks, cuts, oh, ow, most_columns):
+        # what an item computes: rows and columns of output pixels, for some blocks of output channels
+        at = number // cuts
+        left = (number - at * cuts) * most_columns
+        rest = at // stacks
+        stack = at - rest * stacks
+        top = oh * stack // stacks
+        image_group = rest // splits
+        image = image_group // g
+        return (
+            image, image_group - image * g, rest - image_group * splits, top, oh * (stack + 1) // stacks - top, left,
+            min(most_columns, ow - left),
+        )  # fmt: skip
 
     @target.call
     def list_segments(rows, columns, row_step, out_h, out_w, sources, places, counts):
@@ -154,17 +178,9 @@ def direct_forward(target: Target) -> Callable[..., None]:
         top = start = copied = pitch = channel = count = 0
         inside = False
         for item in range(begin, end):
-            at = item // cuts
-            left = (item - at * cuts) * most_columns
-            columns = min(most_columns, ow - left)
-            rest = at // stacks
-            stack = at - rest * stacks
-            first_row = oh * stack // stacks
-            rows = oh * (stack + 1) // stacks - first_row
-            image_group = rest // splits
-            split = rest - image_group * splits
-            image = image_group // g
-            group = image_group - image * g
+            image, group, split, first_row, rows, left, columns = nth_band(
+                item, g, splits, stacks, cuts, oh, ow, most_columns
+            )
             x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + group * c * x_c)
             if first_row != planned_row or left != planned_left:
                 planned_row, planned_left = first_row, left
@@ -183,13 +199,27 @@ def direct_forward(target: Target) -> Callable[..., None]:
                 inside, sw, x, x_c, x_h, ih, iw, top, start, copied, row_step, phases, pitch, c, channel, padded
             )
             place = image * args[f.out_n] + first_row * out_h + left * out_w
-            for block in range(blocks * split // splits, blocks * (split + 1) // splits):
+            coming, coming_channels, coming_tiles = x, 0, 1
+            if item + 1 < args[f.n] * g * splits * stacks * cuts:
+                # the likely next one of this worker
+                image_, group_, _, row_, rows_, left_, _ = nth_band(
+                    item + 1, g, splits, stacks, cuts, oh, ow, most_columns
+                )
+                from_row, from_column = max(row_ * sh - ph, 0), max(left_ * sw - pw, 0)
+                end_row = min((row_ + rows_ - 1) * sh - ph + (kh - 1) * dh + 1, ih)
+                coming = v.advance(
+                    v.pointer(args[f.x]), image_ * args[f.x_n] + group_ * c * x_c + from_row * x_h + from_column
+                )
+                coming_channels = c
+                coming_tiles = up(max(end_row - from_row, 0) * x_h // line_elements, depth)
+            first_block = blocks * split // splits
+            for block in range(first_block, blocks * (split + 1) // splits):
                 row = group * k + block * tile_rows
                 window_rows(
                     depth, v.advance(v.pointer(args[f.packed]), (group * blocks + block) * depth * tile_rows), b,
-                    offsets, sources, places, counts, count, v.advance(v.pointer(args[f.out]), place + row * out_k),
-                    out_k, out_w, 0 if args[f.bias] == 0 else args[f.bias] + row * v.itemsize, k - block * tile_rows,
-                    sums,
+                    offsets, sources, places, counts, count, block - first_block, coming, coming_channels,
+                    coming_tiles, x_c, v.advance(v.pointer(args[f.out]), place + row * out_k), out_k, out_w,
+                    0 if args[f.bias] == 0 else args[f.bias] + row * v.itemsize, k - block * tile_rows, sums,
                 )  # fmt: skip
 
     return kernel
