@@ -7,13 +7,9 @@ cdef extern from "direct_tile.h" nogil:
     ctypedef struct tile_segment:
         int64_t source, to, lanes
 
-    ctypedef struct coming_pieces:
-        const real *first
-        int64_t x_c, channels, lines, line
-
     void window_rows(
         int64_t depth, const real *a, const real *b, const int64_t *offsets, const tile_segment *segments,
-        int64_t count, coming_pieces *coming, real *out, int64_t out_k, int64_t out_w, const real *bias, int64_t rows,
+        int64_t count, upcoming *coming, real *out, int64_t out_k, int64_t out_w, const real *bias, int64_t rows,
     )
 
 
@@ -58,17 +54,16 @@ cdef inline band_item nth_band(const direct_forward_args *a, int64_t number) noe
     return i
 
 
-cdef inline coming_pieces read_by(const direct_forward_args *a, const band_item *i) noexcept nogil:
-    """What an item reads of each channel, with what is between its rows."""
-    cdef coming_pieces coming
+cdef inline upcoming fetched_band(
+    const direct_forward_args *a, const band_item *i, int64_t tiles, int64_t steps
+) noexcept nogil:
+    """What tiles of so many steps fetch of the input of an item, with what is between its rows."""
     cdef int64_t top = max(i.top * a.sh - a.ph, <int64_t>0), left = max(i.left * a.sw - a.pw, <int64_t>0)
     cdef int64_t end = min((i.top + i.rows - 1) * a.sh - a.ph + (a.kh - 1) * a.dh + 1, a.ih)
-    coming.first = i.x + top * a.x_h + left
-    coming.x_c = a.x_c
-    coming.channels = a.c
-    coming.lines = max(end - top, <int64_t>0) * a.x_h * <int64_t>sizeof(real) // 64
-    coming.line = 0
-    return coming
+    return fetched_by(
+        tiles, steps, i.x + top * a.x_h + left, a.c, a.x_c, end > top, 0,
+        (end - top - 1) * a.x_h + (i.columns - 1) * a.sw + (a.kw - 1) * a.dw + 1,
+    )
 
 
 cdef void direct_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
@@ -85,8 +80,8 @@ cdef void direct_forward(const int64_t *args, char *scratch, int64_t begin, int6
     cdef const real *bias
     cdef real *out
     cdef band_item item, after
-    cdef coming_pieces coming
-    cdef int64_t number, block, row, planned_top = -1, planned_left = -1, count = 0
+    cdef upcoming coming
+    cdef int64_t number, first_block, last_block, block, row, planned_top = -1, planned_left = -1, count = 0
     for number in range(begin, end):
         item = nth_band(a, number)
         t.x = item.x
@@ -98,12 +93,14 @@ cdef void direct_forward(const int64_t *args, char *scratch, int64_t begin, int6
             planned_top = item.top
             planned_left = item.left
         x = read_channels(&t, 0, a.c)
-        coming.channels = 0
+        first_block = blocks * item.split // a.splits
+        last_block = blocks * (item.split + 1) // a.splits
+        coming = fetched_by_none()
         if number + 1 < items:
             # the likely next one of this worker
             after = nth_band(a, number + 1)
-            coming = read_by(a, &after)
-        for block in range(blocks * item.split // a.splits, blocks * (item.split + 1) // a.splits):
+            coming = fetched_band(a, &after, (last_block - first_block) * ceil_div(count, VECTORS), depth)
+        for block in range(first_block, last_block):
             row = item.group * a.k + block * ROWS
             bias = <const real *>a.bias + row if a.bias else NULL
             out = <real *>a.out + item.image * a.out_n + row * a.out_k + item.top * a.out_h + item.left * a.out_w

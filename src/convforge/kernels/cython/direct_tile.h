@@ -20,36 +20,13 @@ static TILE_APART void store_segments(
                 segments[j].lanes);
 }
 
-/* Pieces of several channels that are read next, each in one part: each step of a tile fetches a cache line. */
-typedef struct {
-    const real *first;
-    int64_t x_c, channels, lines, line;
-} coming_pieces;
-
-/* Where a tile of so many steps begins to fetch; what it does is done. NULL where nothing is left. */
-VEC_FUNCTION const real *next_lines(coming_pieces *coming, int64_t depth)
-{
-    if (coming->channels == 0)
-        return NULL;
-    const real *first = coming->first + coming->line * (64 / (int64_t)sizeof(real));
-    coming->line += depth;
-    if (coming->line >= coming->lines) {
-        coming->first += coming->x_c;
-        coming->channels--;
-        coming->line = 0;
-    }
-    return first;
-}
-
 /* out[row][segment] = bias[row] + sum over p < depth of a[p][row] * b[segment.source + offsets[p]]. */
 VEC_FUNCTION void window_tile(
     int tile_rows, int vectors, int64_t depth, const real *a, const real *b, const int64_t *offsets,
-    const tile_segment *segments, coming_pieces *coming, real *out, int64_t out_k, int64_t out_w, const real *bias,
+    const tile_segment *segments, upcoming *coming, real *out, int64_t out_k, int64_t out_w, const real *bias,
     int64_t rows)
 {
-    const real *ahead = next_lines(coming, depth);
-    int64_t line = ahead == NULL ? 0 : 64 / (int64_t)sizeof(real);
-    ahead = ahead == NULL ? a : ahead;
+    tile_fetch ahead = next_fetch(coming, fetch_along(a, 0));
     vec sums[ROWS][2 * VECTORS], row[2 * VECTORS], scale[ROWS];
     const real *from[2 * VECTORS];
     TILE_UNROLL
@@ -64,17 +41,15 @@ VEC_FUNCTION void window_tile(
 #ifdef TILE_BY_HAND
     if (tile_rows == ROWS && vectors == VECTORS)
         for (; p + TILE_BY_HAND <= depth; p += TILE_BY_HAND) {
-            for (int i = 0; i < TILE_BY_HAND; i++)
-                vec_prefetch(ahead + i * line);
-            ahead += TILE_BY_HAND * line;
+            fetch_next(&ahead);
             windows_by_hand(a, from, offsets + p, sums);
             a += TILE_BY_HAND * ROWS;
         }
 #endif
     for (; p < depth; p++) {
         int64_t at = offsets[p];
-        vec_prefetch(ahead);
-        ahead += line;
+        if (p % FETCH_STEPS == 0)
+            fetch_next(&ahead);
         /* the registers hold the shorter side of the tile and one vector of the other */
         if (tile_rows < vectors) {
             TILE_UNROLL
@@ -122,7 +97,7 @@ VEC_FUNCTION void window_tile(
 /* The segments in tiles of up to `most` vectors, the last two in equal shares. */
 VEC_FUNCTION void window_tiles(
     int tile_rows, int most, int64_t depth, const real *a, const real *b, const int64_t *offsets,
-    const tile_segment *segments, int64_t count, coming_pieces *coming, real *out, int64_t out_k, int64_t out_w,
+    const tile_segment *segments, int64_t count, upcoming *coming, real *out, int64_t out_k, int64_t out_w,
     const real *bias, int64_t rows)
 {
 #define WINDOW_TILE(vectors) \
@@ -151,7 +126,7 @@ VEC_FUNCTION void window_tiles(
  * of the whole one; that has twice the vectors. */
 static TILE_APART void window_rows(
     int64_t depth, const real *a, const real *b, const int64_t *offsets, const tile_segment *segments, int64_t count,
-    coming_pieces *coming, real *out, int64_t out_k, int64_t out_w, const real *bias, int64_t rows)
+    upcoming *coming, real *out, int64_t out_k, int64_t out_w, const real *bias, int64_t rows)
 {
 #define WINDOW_TILES(tile_rows, most) \
     window_tiles(tile_rows, most, depth, a, b, offsets, segments, count, coming, out, out_k, out_w, bias, rows)

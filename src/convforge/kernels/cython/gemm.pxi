@@ -3,26 +3,43 @@
 # The accumulators are arrays of vectors whose indices are all constant once the loops are unrolled, so the compiler
 # keeps them in registers.
 
+cdef extern from "fetch.h" nogil:
+    ctypedef struct tile_fetch:
+        pass
+
+    ctypedef struct upcoming:
+        pass
+
+    tile_fetch fetch_along(const real *first, int64_t elements)
+    tile_fetch fetch_weights(const real *a, int64_t lda)
+    tile_fetch next_fetch(upcoming *coming, tile_fetch otherwise)
+    upcoming fetched_by(
+        int64_t tiles, int64_t steps, const real *first, int64_t channels, int64_t x_c, int64_t rows, int64_t row_step,
+        int64_t elements,
+    )
+    upcoming fetched_by_none()
+
+
 cdef extern from "tile.h" nogil:
     void gemm_rows(
-        int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step,
-        real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, bint accumulate,
-    )
-    void gemm_ahead(
-        int64_t depth, const real *a, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step, real *c,
+        int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, const tile_fetch *ahead, real *c,
         int64_t ldc, const real *bias, int64_t rows, int64_t columns, bint accumulate,
     )
+    void gemm_ahead(
+        int64_t depth, const real *a, const real *b, int64_t ldb, const tile_fetch *ahead, real *c, int64_t ldc,
+        const real *bias, int64_t rows, int64_t columns, bint accumulate,
+    )
     void gemm_in_place(
-        int64_t depth, const real *a, const int64_t *offsets, const real *b, int64_t ldb, const real *ahead,
-        int64_t ahead_step, real *c, int64_t ldc, int64_t rows, int64_t columns, bint accumulate,
+        int64_t depth, const real *a, const int64_t *offsets, const real *b, int64_t ldb, const tile_fetch *ahead,
+        real *c, int64_t ldc, int64_t rows, int64_t columns, bint accumulate,
     )
     void gemm_sweep(
         int64_t columns, int64_t depth, int64_t blocks, const real *a, const real *b, real *c, int64_t ldc,
         bint accumulate,
     )
     void gemm_copying(
-        int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *copy, const real *ahead,
-        int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, bint accumulate,
+        int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *copy, const tile_fetch *ahead,
+        real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, bint accumulate,
     )
 
 
@@ -104,10 +121,11 @@ cdef void dot_tile(const int64_t *args, char *scratch, int64_t begin, int64_t en
 
 cdef void gemm_tile(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const gemm_tile_args *a = <const gemm_tile_args *>args
+    cdef tile_fetch ahead = fetch_weights(<const real *>a.a, a.lda)
     cdef int64_t item
     for item in range(begin, end):
         gemm_rows(
-            a.depth, <const real *>a.a, a.lda, <const real *>a.b, a.ldb, NULL, 0, <real *>a.c, a.ldc,
+            a.depth, <const real *>a.a, a.lda, <const real *>a.b, a.ldb, &ahead, <real *>a.c, a.ldc,
             <const real *>a.bias, a.rows, a.columns, a.accumulate,
         )
 

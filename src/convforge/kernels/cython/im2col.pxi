@@ -72,13 +72,18 @@ cdef inline int64_t first_pixel(const pixel_lines *l, int64_t part) noexcept nog
 
 
 cdef inline upcoming fetched_panels(
-    const lowered_input *g, const panel_item *i, int64_t channel, int64_t tiles
+    const lowered_input *g, const panel_item *i, int64_t channel, int64_t channels, int64_t tiles, int64_t steps
 ) noexcept nogil:
-    """What tiles fetch of the channels from ``channel`` on, which an item of 1x1 kernels will read."""
+    """What tiles of so many steps fetch of some channels, which an item will read."""
     cdef int64_t row = i.pixel // g.ow, rows = (i.pixel + i.count - 1) // g.ow - row + 1
     cdef int64_t column = i.pixel - row * g.ow if rows == 1 else 0, columns = i.count if rows == 1 else g.ow
-    cdef const real *first = i.x + channel * g.x_c + (row * g.sh - g.ph) * g.x_h + column * g.sw - g.pw
-    return fetched_by(tiles, first, rows, g.sh * g.x_h, (columns - 1) * g.sw + 1)
+    cdef int64_t top = max(row * g.sh - g.ph, <int64_t>0), left = max(column * g.sw - g.pw, <int64_t>0)
+    cdef int64_t end = min((row + rows - 1) * g.sh - g.ph + (g.kh - 1) * g.dh + 1, g.ih)
+    cdef const real *first = i.x + channel * g.x_c + top * g.x_h + left
+    if g.kh == 1 and rows > 1 and g.sh > 1:
+        return fetched_by(tiles, steps, first, channels, g.x_c, rows, g.sh * g.x_h, g.iw)
+    columns = (columns - 1) * g.sw + (g.kw - 1) * g.dw + 1
+    return fetched_by(tiles, steps, first, channels, g.x_c, end > top, 0, (end - top - 1) * g.x_h + columns)
 
 
 cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
@@ -113,7 +118,7 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
     cdef panel_item item, after
     cdef upcoming coming
     cdef bint copied, single, more
-    cdef const real *fetched
+    cdef tile_fetch fetched
     cdef const real *source
     cdef const real *weight
     cdef const real *bias
@@ -168,14 +173,16 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                 channel += 1
                 tap = 0
             tiles = panels * (item.last_block - item.first_block)
-            coming = fetched_by(tiles, NULL, 0, 0, 0)
-            if area == 1 and not single:
-                if first + rows < taps:
-                    coming = fetched_panels(g, &item, first + rows, tiles)
+            coming = fetched_by_none()
+            if not single:
+                channel = (first + rows) // area
+                if channel < a.c:
+                    coming = fetched_panels(g, &item, channel, min(a.c - channel, ceil_div(rows, area)), tiles, rows)
                 elif number + 1 < items:
                     # the likely next one of this worker
                     after = nth_panels(a, &l, number + 1)
-                    coming = fetched_panels(g, &after, 0, tiles)
+                    if after.x != item.x or after.pixel != item.pixel:
+                        coming = fetched_panels(g, &after, 0, min(a.c, ceil_div(a.depth, area)), tiles, rows)
             for block in range(item.first_block, item.last_block):
                 row = item.group * a.k + block * ROWS
                 weight = <const real *>a.packed + item.group * group_weights + block * ROWS * taps
@@ -187,25 +194,25 @@ cdef void im2col_forward(const int64_t *args, char *scratch, int64_t begin, int6
                     pixel = places[panel].pixel
                     count = places[panel].count
                     source = packed + panel * panel_step
-                    fetched = next_line(&coming)
+                    fetched = next_fetch(&coming, fetch_weights(weight, lda))
                     if copied and single and count % LANES == 0:
                         gemm_rows(
-                            rows, weight, lda, t.x + first * g.x_c + pixel, g.x_c, fetched, g.x_c, out + pixel,
+                            rows, weight, lda, t.x + first * g.x_c + pixel, g.x_c, &fetched, out + pixel,
                             a.out_k, bias, row, count, more,
                         )
                     elif copied and block == item.first_block and count % LANES == 0:
                         gemm_copying(
                             rows, weight, lda, t.x + first * g.x_c + pixel, g.x_c, packed + panel * panel_step,
-                            fetched, g.x_c, out + pixel, a.out_k, bias, row, count, more,
+                            &fetched, out + pixel, a.out_k, bias, row, count, more,
                         )
                     elif flat:
                         gemm_rows(
-                            rows, weight, lda, source, COLUMNS, fetched, g.x_c, out + pixel, a.out_k, bias, row,
+                            rows, weight, lda, source, COLUMNS, &fetched, out + pixel, a.out_k, bias, row,
                             count, more,
                         )
                     else:
                         gemm_rows(
-                            rows, weight, lda, source, COLUMNS, fetched, g.x_c, sums, COLUMNS,
+                            rows, weight, lda, source, COLUMNS, &fetched, sums, COLUMNS,
                             bias if first == 0 else NULL, row, count, False,
                         )
                         scatter_rows(

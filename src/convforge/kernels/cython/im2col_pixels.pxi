@@ -109,6 +109,7 @@ cdef inline void im2col_pixels_of(
     cdef int64_t item, pixel, split, group, image, count, first_panel, last_panel, panel, first, rows, p, h, w
     cdef int64_t tiles, t, row, vector, width, step, i, channel, tap, listed = a.channels * area
     cdef const real *ahead
+    cdef tile_fetch fetched
     cdef const real *read = NULL
     cdef const real *weight
     cdef const real *weights
@@ -173,16 +174,16 @@ cdef inline void im2col_pixels_of(
                     pack_panel(weight, taps, rows, min(width, a.k - vector * LANES), packed, width)
                     weight = packed
                 for t in range(tiles):
+                    fetched = fetch_along(ahead + t * rows * step, step)
                     if in_place:
                         gemm_in_place(
-                            rows, read + starts[tops[t]], source.offsets + first, weight, width,
-                            ahead + t * rows * step, step, panel_sums + tops[t] * COLUMNS, COLUMNS,
-                            tops[t + 1] - tops[t], width, first > 0,
+                            rows, read + starts[tops[t]], source.offsets + first, weight, width, &fetched,
+                            panel_sums + tops[t] * COLUMNS, COLUMNS, tops[t + 1] - tops[t], width, first > 0,
                         )
                         continue
                     gemm_ahead(
-                        rows, lowered + t * tile_step, weight, width, ahead + t * rows * step, step,
-                        panel_sums + tops[t] * COLUMNS, COLUMNS, NULL, tops[t + 1] - tops[t], width, first > 0,
+                        rows, lowered + t * tile_step, weight, width, &fetched, panel_sums + tops[t] * COLUMNS,
+                        COLUMNS, NULL, tops[t + 1] - tops[t], width, first > 0,
                     )
                 if first + rows == taps:
                     vector *= LANES

@@ -3,7 +3,7 @@
  * In C, for gcc keeps an array of accumulators in registers only if the loops over them are unrolled early, which takes
  * a pragma: they would pass through the stack before and after the sum, a quarter of the time at a depth of 16. */
 #pragma once
-#include "tile_by_hand.h"
+#include "fetch.h"
 
 #if defined(__clang__)
 #define TILE_UNROLL _Pragma("clang loop unroll(full)")
@@ -18,15 +18,14 @@
  *
  * a is [depth][ROWS] or, by_row, [rows][lda], or where offsets are given a[offsets[p] + row], for as many rows as the
  * tile has; b is [depth][ldb] and read in whole vectors; of them, tile_rows <= ROWS rows and some vectors count. Where
- * copy is not NULL, copy[depth][COLUMNS] receives what was read of b. Step p fetches ahead[p * ahead_step], which will
- * be needed later: it comes from far, and the CPU's own prefetching stops at each page. */
+ * copy is not NULL, copy[depth][COLUMNS] receives what was read of b. */
 VEC_FUNCTION void outer_sums(
     int tile_rows, int vectors, int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets,
-    int64_t rows, const real *b, int64_t ldb, real *copy, const real *ahead, int64_t ahead_step,
-    vec sums[ROWS][VECTORS])
+    int64_t rows, const real *b, int64_t ldb, real *copy, const tile_fetch *ahead, vec sums[ROWS][VECTORS])
 {
     vec row[VECTORS];
     const real *from[ROWS];
+    tile_fetch fetch = *ahead;
     int64_t p = 0;
     /* rows past the last one repeat it, and their sums are dropped */
     TILE_UNROLL
@@ -39,12 +38,8 @@ VEC_FUNCTION void outer_sums(
             sums[i][j] = vec_zero();
 #ifdef TILE_BY_HAND
     if (copy == NULL && offsets == NULL && tile_rows == ROWS && vectors > 1) {
-        int64_t line = 64 / sizeof(real);
         for (; p + TILE_BY_HAND <= depth; p += TILE_BY_HAND) {
-            /* once where the steps share a cache line */
-            for (int64_t step = 0; step < (TILE_BY_HAND * ahead_step > line ? TILE_BY_HAND : 1); step++)
-                vec_prefetch(ahead + step * ahead_step);
-            ahead += TILE_BY_HAND * ahead_step;
+            fetch_next(&fetch);
             if (by_row && vectors == 2)
                 rows_by_hand_2(a + p, lda, b, ldb, sums);
             else if (by_row)
@@ -58,8 +53,8 @@ VEC_FUNCTION void outer_sums(
     }
 #endif
     for (; p < depth; p++) {
-        vec_prefetch(ahead);
-        ahead += ahead_step;
+        if (p % FETCH_STEPS == 0)
+            fetch_next(&fetch);
         TILE_UNROLL
         for (int j = 0; j < vectors; j++) {
             row[j] = vec_load(b + j * LANES);
@@ -83,12 +78,12 @@ VEC_FUNCTION void outer_sums(
  * tile's size is a constant of each call. */
 VEC_FUNCTION void outer_tile(
     int tile_rows, int vectors, int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets,
-    const real *b, int64_t ldb, real *copy, const real *ahead, int64_t ahead_step, real *c, int64_t ldc,
-    const real *bias, int64_t rows, int64_t columns, int accumulate)
+    const real *b, int64_t ldb, real *copy, const tile_fetch *ahead, real *c, int64_t ldc, const real *bias,
+    int64_t rows, int64_t columns, int accumulate)
 {
     vec sums[ROWS][VECTORS], row[VECTORS];
     int64_t last = (vectors - 1) * LANES;
-    outer_sums(tile_rows, vectors, by_row, depth, a, lda, offsets, rows, b, ldb, copy, ahead, ahead_step, sums);
+    outer_sums(tile_rows, vectors, by_row, depth, a, lda, offsets, rows, b, ldb, copy, ahead, sums);
     /* bias and c are added last, while nothing else needs registers */
     TILE_UNROLL
     for (int i = 0; i < tile_rows; i++) {
@@ -115,12 +110,12 @@ VEC_FUNCTION void outer_tile(
 
 VEC_FUNCTION void outer_tile_of(
     int tile_rows, int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets, const real *b,
-    int64_t ldb, real *copy, const real *ahead, int64_t ahead_step, real *c, int64_t ldc, const real *bias,
-    int64_t rows, int64_t columns, int accumulate)
+    int64_t ldb, real *copy, const tile_fetch *ahead, real *c, int64_t ldc, const real *bias, int64_t rows,
+    int64_t columns, int accumulate)
 {
 #define OUTER_TILE(vectors)                                                                                            \
-    outer_tile(tile_rows, vectors, by_row, depth, a, lda, offsets, b, ldb, copy, ahead, ahead_step, c, ldc, bias,      \
-               rows, columns, accumulate)
+    outer_tile(tile_rows, vectors, by_row, depth, a, lda, offsets, b, ldb, copy, ahead, c, ldc, bias, rows, columns,   \
+               accumulate)
     if (columns > 2 * LANES)
         OUTER_TILE(3);
     else if (columns > LANES)
@@ -134,12 +129,11 @@ VEC_FUNCTION void outer_tile_of(
  * down to half of the whole one. */
 VEC_FUNCTION void gemm(
     int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets, const real *b, int64_t ldb,
-    const real *ahead, int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns,
-    int accumulate)
+    const tile_fetch *ahead, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
 #define OUTER_TILE(tile_rows)                                                                                          \
-    outer_tile_of(tile_rows, by_row, depth, a, lda, offsets, b, ldb, NULL, ahead, ahead_step, c, ldc, bias, rows,      \
-                  columns, accumulate)
+    outer_tile_of(tile_rows, by_row, depth, a, lda, offsets, b, ldb, NULL, ahead, c, ldc, bias, rows, columns,         \
+                  accumulate)
     if (rows >= ROWS)
         OUTER_TILE(ROWS);
     else if (rows == ROWS - 1)
@@ -156,60 +150,51 @@ VEC_FUNCTION void gemm(
 }
 
 static TILE_APART void gemm_ahead(
-    int64_t depth, const real *a, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step, real *c,
-    int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
+    int64_t depth, const real *a, const real *b, int64_t ldb, const tile_fetch *ahead, real *c, int64_t ldc,
+    const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
-    gemm(0, depth, a, 0, NULL, b, ldb, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate);
+    gemm(0, depth, a, 0, NULL, b, ldb, ahead, c, ldc, bias, rows, columns, accumulate);
 }
 
 /* The same of a[offsets[p] + row], for half of ROWS to ROWS rows. */
 static TILE_APART void gemm_in_place(
-    int64_t depth, const real *a, const int64_t *offsets, const real *b, int64_t ldb, const real *ahead,
-    int64_t ahead_step, real *c, int64_t ldc, int64_t rows, int64_t columns, int accumulate)
+    int64_t depth, const real *a, const int64_t *offsets, const real *b, int64_t ldb, const tile_fetch *ahead, real *c,
+    int64_t ldc, int64_t rows, int64_t columns, int accumulate)
 {
-    gemm(0, depth, a, 0, offsets, b, ldb, ahead, ahead_step, c, ldc, NULL, rows, columns, accumulate);
+    gemm(0, depth, a, 0, offsets, b, ldb, ahead, c, ldc, NULL, rows, columns, accumulate);
 }
 
 /* The same of a[rows][lda]. */
 static TILE_APART void gemm_by_row(
-    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step,
-    real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
+    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, const tile_fetch *ahead, real *c,
+    int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
-    gemm(1, depth, a, lda, NULL, b, ldb, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate);
+    gemm(1, depth, a, lda, NULL, b, ldb, ahead, c, ldc, bias, rows, columns, accumulate);
 }
 
-/* The same of weights, in blocks of rows (lda is 0) or as they lie. Where ahead is NULL, weights are fetched: those
- * that follow, or the rows below. */
+/* The same of weights, in blocks of rows (lda is 0) or as they lie. */
 VEC_FUNCTION void gemm_rows(
-    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, const real *ahead, int64_t ahead_step,
-    real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
+    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, const tile_fetch *ahead, real *c,
+    int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
-    if (ahead == NULL) {
-        ahead = a + ROWS * (lda == 0 ? 256 : lda);
-        ahead_step = ROWS;
-    }
     if (lda == 0)
-        gemm_ahead(depth, a, b, ldb, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate);
+        gemm_ahead(depth, a, b, ldb, ahead, c, ldc, bias, rows, columns, accumulate);
     else
-        gemm_by_row(depth, a, lda, b, ldb, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate);
+        gemm_by_row(depth, a, lda, b, ldb, ahead, c, ldc, bias, rows, columns, accumulate);
 }
 
 /* The same for whole blocks of rows, and copy[depth][COLUMNS] = b: waiting for far away rows is hidden behind the
  * multiplications. */
 static TILE_APART void gemm_copying(
-    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *copy, const real *ahead,
-    int64_t ahead_step, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
+    int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, real *copy, const tile_fetch *ahead, real *c,
+    int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
-    if (ahead == NULL) {
-        ahead = a + ROWS * (lda == 0 ? 256 : lda);
-        ahead_step = ROWS;
-    }
     if (lda == 0)
         outer_tile_of(
-            ROWS, 0, depth, a, 0, NULL, b, ldb, copy, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate);
+            ROWS, 0, depth, a, 0, NULL, b, ldb, copy, ahead, c, ldc, bias, rows, columns, accumulate);
     else
         outer_tile_of(
-            ROWS, 1, depth, a, lda, NULL, b, ldb, copy, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate);
+            ROWS, 1, depth, a, lda, NULL, b, ldb, copy, ahead, c, ldc, bias, rows, columns, accumulate);
 }
 
 /* The tile for several blocks of rows and whole vectors: c[row][columns] = sum over p < depth of
@@ -219,7 +204,8 @@ VEC_FUNCTION void sweep_tiles(
 {
     for (int64_t block = 0; block < blocks; block++) {
         vec sums[ROWS][VECTORS];
-        outer_sums(ROWS, vectors, 0, depth, a, 0, NULL, ROWS, b, vectors * LANES, NULL, a + 256 * ROWS, ROWS, sums);
+        tile_fetch ahead = fetch_weights(a, 0);
+        outer_sums(ROWS, vectors, 0, depth, a, 0, NULL, ROWS, b, vectors * LANES, NULL, &ahead, sums);
         TILE_UNROLL
         for (int i = 0; i < ROWS; i++)
             TILE_UNROLL

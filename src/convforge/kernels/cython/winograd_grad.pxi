@@ -126,6 +126,8 @@ cdef inline void winograd_grad_multiply(
     cdef real *packed_w = <real *>scratch
     cdef real *packed_v = packed_w + (a.k + ROWS - 1) // ROWS * ROWS * pitch
     cdef real *s
+    cdef const real *left
+    cdef tile_fetch ahead
     cdef const real *v
     cdef const real *w
     for item in range(begin, end):
@@ -150,10 +152,11 @@ cdef inline void winograd_grad_multiply(
                 depth = b.tiles * (part + 1) // parts - tile
                 row = 0
                 while row < a.k:
+                    left = packed_w + row * pitch + tile * ROWS
+                    ahead = fetch_weights(left, 0)
                     gemm_rows(
-                        depth, packed_w + row * pitch + tile * ROWS, 0, packed_v + tile * width, width, NULL, 0,
-                        s + row * a.c + first, a.c, NULL, min(a.k - row, <int64_t>ROWS), min(width, a.c - first),
-                        a.block + part > 0,
+                        depth, left, 0, packed_v + tile * width, width, &ahead, s + row * a.c + first,
+                        a.c, NULL, min(a.k - row, <int64_t>ROWS), min(width, a.c - first), a.block + part > 0,
                     )
                     row += ROWS
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
+from convforge.kernels.numba.fetch import fetching
 from convforge.kernels.numba.generate import define
 from convforge.kernels.numba.integers import ceiling
 from convforge.kernels.numba.taps_source import taps_source
@@ -44,19 +45,19 @@ def _store_apart(target: Target, vectors: int) -> Inner:
 
 
 def _tile(target: Target, rows: int, vectors: int) -> Inner:
-    """Make ``tile(depth, a, b, offsets, sources, places, counts, ahead, line, out, out_k, out_w, bias, rows, sums)``.
+    """Make ``tile``, whose parameters are named below.
 
     out[row][place of a segment] = bias[row] + sum over p < depth of a[p][row] * b[source of the segment + offsets[p]].
-    ``sums`` has room for those of the tile. Step p fetches ahead[p * line], which will be needed later.
+    ``sums`` has room for those of the tile. What is fetched: see :mod:`.fetch`.
     """
     v = target.v
     each, segments = range(rows), range(vectors)
-    arguments = "depth, a, b, offsets, sources, places, counts, ahead, line, out, out_k, out_w, bias, rows, sums"
-    lines = [f"def tile({arguments}):"]
+    fetch, out = "ahead, ahead_step", "out, out_k, out_w, bias"
+    lines = [f"def tile(depth, a, b, offsets, sources, places, counts, {fetch}, {out}, rows, sums):"]
     lines += [f"    from{j} = v.advance(b, sources[{j}])" for j in segments]
     lines += [f"    s{i}_{j} = v.zero()" for i in each for j in segments]
     lines += ["    for p in range(depth):"]
-    lines += ["        at = offsets[p]", "        v.prefetch(ahead, 0)", "        ahead = v.advance(ahead, line)"]
+    lines += ["        at = offsets[p]", f"        {fetching(target).step}"]
     # the registers hold the shorter side of the tile and one vector of the other
     if rows < vectors:
         lines += [f"        a{i} = v.broadcast(a[{i}])" for i in each]
@@ -87,14 +88,13 @@ def _window_rows(target: Target) -> Inner:
     """Make ``window_rows``, whose arguments are those of a tile, the ``count`` of segments and what to fetch.
 
     One block of output channels, the ``number``-th of an item, in tiles of equal shares of the segments. Few channels
-    are as many rows of a tile, down to half of the whole one; that has twice the vectors. Tiles fetch a cache line of
-    what comes next in each step: pieces of ``channels`` that are ``step`` apart, each within as many lines as ``each``
-    tiles have steps.
+    are as many rows of a tile, down to half of the whole one; that has twice the vectors. The item's first ``wanted``
+    tiles fetch what comes next: channels from ``coming`` on, ``x_c`` apart, ``each`` tiles one.
     """
-    half, line = target.rows // 2, 64 // target.v.itemsize
+    half, fetch = target.rows // 2, fetching(target)
     tail = "out, out_k, out_w, bias, rows, sums"
     names = {}
-    coming = "number, coming, channels, each, step"
+    coming = "number, coming, wanted, each, x_c"
     lines = [f"def window_rows(depth, a, b, offsets, sources, places, counts, count, {coming}, {tail}):"]
     lines += [f"    most = {2 * target.vectors} if rows <= {half} else {target.vectors}"]
     lines += ["    tiles = (count + most - 1) // most"]
@@ -102,17 +102,15 @@ def _window_rows(target: Target) -> Inner:
     lines += ["        first = count * t // tiles"]
     lines += ["        vectors = count * (t + 1) // tiles - first"]
     lines += ["        s, q, n = v.advance(sources, first), v.advance(places, first), v.advance(counts, first)"]
-    lines += ["        ahead, line = a, 0", "        turn = number * tiles + t", "        if turn < channels * each:"]
-    lines += ["            channel = turn // each"]
-    lines += [f"            at = channel * step + (turn - channel * each) * depth * {line}"]
-    lines += [f"            ahead, line = v.advance(coming, at), {line}"]
+    lines += ["        ahead, step = a, 0", "        turn = number * tiles + t", "        if turn < wanted:"]
+    lines += [f"            ahead, step = nth_piece(coming, x_c, each, depth, turn), {fetch.line}"]
     for i in range(target.rows, half - 1, -1):
         for j in range(1, (1 if i > half else 2) * target.vectors + 1):
             names[f"tile{i}_{j}"] = _tile(target, i, j)
             within = f"rows >= {i}" if i == target.rows else f"rows <= {i}" if i == half else f"rows == {i}"
             lines += [f"        if {within} and vectors == {j}:"]
-            lines += [f"            tile{i}_{j}(depth, a, b, offsets, s, q, n, ahead, line, {tail})"]
-    return target.call(define("window_rows", lines, v=target.v, **names))
+            lines += [f"            tile{i}_{j}(depth, a, b, offsets, s, q, n, ahead, step, {tail})"]
+    return target.call(define("window_rows", lines, v=target.v, nth_piece=fetch.nth_piece, **names))
 
 
 def direct_forward(target: Target) -> Callable[..., None]:
@@ -123,7 +121,8 @@ def direct_forward(target: Target) -> Callable[..., None]:
     aim_at, channel_step, read_channels = source.aim_at, source.channel_step, source.read_channels
     list_taps, repeat_taps = source.list_taps, source.repeat_taps
     tile_elements = tile_rows * target.vectors * lanes
-    line_elements = 64 // v.itemsize
+    fetch = fetching(target)
+    fetched_lines, pace = fetch.lines, fetch.pace
 
     @target.call
     def nth_band(number, g, splits, stacks, cuts, oh, ow, most_columns):
@@ -199,7 +198,7 @@ def direct_forward(target: Target) -> Callable[..., None]:
                 inside, sw, x, x_c, x_h, ih, iw, top, start, copied, row_step, phases, pitch, c, channel, padded
             )
             place = image * args[f.out_n] + first_row * out_h + left * out_w
-            coming, coming_channels, coming_tiles = x, 0, 1
+            coming, wanted, each = x, 0, 1
             if item + 1 < args[f.n] * g * splits * stacks * cuts:
                 # the likely next one of this worker
                 image_, group_, _, row_, rows_, left_, _ = nth_band(
@@ -210,15 +209,16 @@ def direct_forward(target: Target) -> Callable[..., None]:
                 coming = v.advance(
                     v.pointer(args[f.x]), image_ * args[f.x_n] + group_ * c * x_c + from_row * x_h + from_column
                 )
-                coming_channels = c
-                coming_tiles = up(max(end_row - from_row, 0) * x_h // line_elements, depth)
+                # each channel's piece, with what is between its rows
+                each = up(fetched_lines(max(end_row - from_row, 0) * x_h), up(depth, pace))
+                wanted = c * each
             first_block = blocks * split // splits
             for block in range(first_block, blocks * (split + 1) // splits):
                 row = group * k + block * tile_rows
                 window_rows(
                     depth, v.advance(v.pointer(args[f.packed]), (group * blocks + block) * depth * tile_rows), b,
-                    offsets, sources, places, counts, count, block - first_block, coming, coming_channels,
-                    coming_tiles, x_c, v.advance(v.pointer(args[f.out]), place + row * out_k), out_k, out_w,
+                    offsets, sources, places, counts, count, block - first_block, coming, wanted, each,
+                    x_c, v.advance(v.pointer(args[f.out]), place + row * out_k), out_k, out_w,
                     0 if args[f.bias] == 0 else args[f.bias] + row * v.itemsize, k - block * tile_rows, sums,
                 )  # fmt: skip
 

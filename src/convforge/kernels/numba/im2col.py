@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
+from convforge.kernels.numba.fetch import fetching
 from convforge.kernels.numba.gemm import gemm_ahead, gemm_copying
 from convforge.kernels.numba.im2col_scatter import scattering
 from convforge.kernels.numba.taps_source import taps_source
-from convforge.kernels.numba.upcoming import upcoming
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,8 @@ def im2col_forward(target: Target) -> Callable[..., None]:
     source, scatter = taps_source(target), scattering(target)
     aim, read_channels, list_taps = source.aim, source.read_channels, source.list_taps
     gemm, copying_gemm = gemm_ahead(target), gemm_copying(target)
-    fetched_lines, nth_line = upcoming(target)
+    fetch = fetching(target)
+    fetched_lines, nth_column, pace = fetch.lines, fetch.nth_column, fetch.pace
 
     @target.jit
     def first_pixel(vectors, line_panels, line, part):
@@ -212,7 +213,7 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                             v.advance(v.pointer(args[f.x]), image_ * args[f.x_n] + group_ * c * x_c), row_pixels,
                             sh, sw, ph, pw, x_h, pixel, count,
                         )  # fmt: skip
-                    coming *= coming_lines
+                    coming *= coming_lines * pace
                 for block in range(first_block, last_block):
                     row = block * tile_rows
                     at_weight = group * group_weights + row * taps + first * (1 if unpacked else tile_rows)
@@ -223,11 +224,13 @@ def im2col_forward(target: Target) -> Callable[..., None]:
                         pixel, count = panel_pixels[panel], panel_counts[panel]
                         source = v.advance(packed, panel * panel_step)
                         # weights that follow, or the rows below, or else a line of what comes next
-                        ahead, ahead_step = v.advance(weight, tile_rows * (taps if unpacked else 256)), tile_rows
+                        ahead = v.advance(weight, tile_rows * (taps if unpacked else 256))
+                        ahead_step = tile_rows * pace
                         due += coming
                         if due >= tiles:
                             due -= tiles
-                            ahead, ahead_step = nth_line(coming_x, coming_step, coming_lines, fetched), x_c
+                            ahead = nth_column(coming_x, x_c, coming_step, coming_lines, last - first, fetched)
+                            ahead_step = x_c
                             fetched += 1
                         if copied and single and count % lanes == 0:
                             gemm(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convforge.kernels import abi
+from convforge.kernels.numba.fetch import fetching
 from convforge.kernels.numba.gemm import gemm_ahead, gemm_in_place, transposed
 from convforge.kernels.numba.generate import define
 from convforge.kernels.numba.im2col_scatter import scattering
@@ -97,7 +98,7 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
                     min(channels - channel, lanes), v.advance(packed, tap * columns + channel), columns,
                 )  # fmt: skip
 
-    gemm = gemm_in_place(target) if in_place else gemm_ahead(target)
+    gemm, pace = gemm_in_place(target) if in_place else gemm_ahead(target), fetching(target).pace
 
     if in_place:
 
@@ -237,7 +238,7 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
                         multiply(
                             last - first, v.advance(lowered, tile * tile_step), v.advance(read, starts[tops[tile]]),
                             v.advance(offsets, first), weight, columns,
-                            v.advance(ahead, tile * (last - first) * step), step,
+                            v.advance(ahead, tile * (last - first) * step), step * pace,
                             v.advance(panel_sums, tops[tile] * width), tops[tile + 1] - tops[tile], first > 0,
                         )  # fmt: skip
                     if last == taps:
