@@ -44,9 +44,15 @@ def test_taps_left_out_and_many_items_want_packed_weights(text):
 
 
 @pytest.mark.parametrize("cores", [2, 3])
-@pytest.mark.parametrize("text", ["n1c256k512i56x56f1x1s2", "n1c64k256i56x56f1x1", "n1c96k40i40x40f3x3p1"])
-def test_few_items_go_around_evenly(text, cores):
-    here = Machine("avx2", l1=32 << 10, l2=512 << 10, l3=32 << 20, cores=cores)  # others have panels of other sizes
+@pytest.mark.parametrize(
+    ("isa", "text"),
+    [
+        ("avx2", "n1c256k512i56x56f1x1s2"), ("avx2", "n1c64k256i56x56f1x1"), ("avx2", "n1c96k40i40x40f3x3p1"),
+        ("avx512", "n1c96k576i14x14f1x1"),
+    ],
+)  # fmt: skip
+def test_few_items_go_around_evenly(isa, text, cores):
+    here = Machine(isa, l1=32 << 10, l2=512 << 10, l3=32 << 20, cores=cores)  # others have panels of other sizes
     (stage,) = program(text, "forward", here).stages
     assert stage.items % cores == 0 or stage.items >= 8 * cores
 

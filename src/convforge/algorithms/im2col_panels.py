@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from convforge.algorithms.im2col_blocks import Cut, pack, panel_depth, plain, runs, streams, stripe_of
 from convforge.algorithms.lowering import Correlation, bias_field, geometry, input_fields, output_fields
-from convforge.algorithms.stages import ALIGNMENT, ceil_div, even_items, least_items
+from convforge.algorithms.stages import ALIGNMENT, ceil_div, even_items, even_parts, least_items
 from convforge.program import Slot, Stage
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _lines(r: Correlation, by_rows: bool) -> tuple[int, int]:
 def _share(r: Correlation, tile: Tile, itemsize: int, machine: Machine, depth: int) -> _Share:
     """Items of panels that fill a quarter of the second cache, yet enough for all cores, and evenly.
 
-    Output channels are split only where there are too few panels.
+    Output channels are split only where there are too few panels, or a few that the cores cannot share evenly.
     """
     by_rows = _by_rows(r, tile)
     lines, pixels = _lines(r, by_rows)
@@ -141,7 +141,8 @@ def _share(r: Correlation, tile: Tile, itemsize: int, machine: Machine, depth: i
     cuts, stacks = ceil_div(panels, width), ceil_div(lines, max(1, width // panels))
     if cuts > 1 and width >= _LEAST_PANELS:
         cuts = min(panels, even_items(cuts * stacks * planes, machine) // (stacks * planes))
-    wanted = ceil_div(least_items(machine), planes * cuts * stacks)
+    items = planes * cuts * stacks
+    wanted = max(ceil_div(least_items(machine), items), even_parts(items, machine))
     splits = max(1, min(wanted, ceil_div(r.k, tile.rows) // _LEAST_BLOCKS))
     return _Share(by_rows, cuts, stacks, ceil_div(panels, cuts) * ceil_div(lines, stacks), splits)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import gcd, prod
 from typing import TYPE_CHECKING
 
 from convforge.algorithms.lowering import Correlation, geometry, output_fields, weight_fields
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 ALIGNMENT = 64
 #: Bytes of an entry of the kernels' integer tables.
 INDEX_BYTES = 8
+#: Items for each core from which on it matters little that some cores do one more.
+_MANY_ITEMS = 8
 
 
 def ceil_div(count: int, size: int) -> int:
@@ -35,7 +37,12 @@ def least_items(machine: Machine) -> int:
 
 def even_items(count: int, machine: Machine) -> int:
     """So many items or, where they are few, some more: each core gets as many, and none waits for another's last."""
-    return count if count >= 8 * machine.cores else round_up(count, machine.cores)
+    return count if count >= _MANY_ITEMS * machine.cores else round_up(count, machine.cores)
+
+
+def even_parts(count: int, machine: Machine) -> int:
+    """Parts of each of so many items that have the same effect."""
+    return 1 if count >= _MANY_ITEMS * machine.cores else machine.cores // gcd(count, machine.cores)
 
 
 def refuses_all_but_2d(problem: Problem) -> str | None:
