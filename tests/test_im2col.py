@@ -57,6 +57,14 @@ def test_few_items_go_around_evenly(isa, text, cores):
     assert stage.items % cores == 0 or stage.items >= 8 * cores
 
 
+@pytest.mark.parametrize("isa", ["avx512", "avx2"])
+@pytest.mark.parametrize("text", ["n1c184k128i8x8f3x3s2p1", "n2c32k16i5x5f3x3s2p1", "n1c256k64i3x3f3x3p1"])
+def test_padding_is_not_left_out_for_single_pixels(isa, text):
+    """A tile of one pixel takes as long as one of half its rows, and each part copies its input."""
+    here = Machine(isa, l1=32 << 10, l2=1 << 20, l3=32 << 20, cores=2)
+    assert len(program(text, "forward", here).stages) == 1
+
+
 @pytest.mark.parametrize("text", ["n1c100k50i1x1f1x1", "n9c100k50i1x1f1x1:bias", "n2c6k50i7x5f7x5", "n1c6k8i4x4f3x3s2"])
 def test_one_pixel_takes_dot_products(text):
     made = program(text, "forward")

@@ -98,13 +98,17 @@ def _stage(
 def fmas(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> float:
     """Fused multiply-adds of vectors that it takes for an image's group, or would in their time."""
     taps = r.c * r.taps
-    sums = r.pixels * ceil_div(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
     shares = _shares(r, tile, itemsize, machine)
     share = _share(r, tile, itemsize, machine, shares)
+    # no tile is lower than half of the whole one
+    pixels = max(r.pixels, shares * tile.rows // 2)
+    sums = pixels * ceil_div(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
     if share.in_place:
         return _FACTOR * sums + shares * (_STRIPE_FMAS * share.stripes / tile.lanes + _ITEM_FMAS)
-    factor, lowering = (_FACTOR, _LOWERING_FMAS) if plain(r) else (_STRIPED_FACTOR, _STRIPED_FMAS)
-    return factor * sums + lowering * r.pixels * taps
+    if plain(r):
+        return _FACTOR * sums + _LOWERING_FMAS * r.pixels * taps
+    stripes = shares * r.c / share.channels * share.stripes / tile.lanes
+    return _STRIPED_FACTOR * sums + max(_STRIPED_FMAS * r.pixels * taps, _STRIPE_FMAS * stripes)
 
 
 @dataclass(frozen=True, slots=True)
