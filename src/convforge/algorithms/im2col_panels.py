@@ -25,7 +25,7 @@ _RUN_INTEGERS = 4
 _PLACE_INTEGERS = 2
 #: Measured, in fused multiply-adds of a vector: what copying a run of a tap from the stripe takes, a vector into it, an
 #: item's runs, and a tile to begin, add its bias and store its sums.
-_COPY_FMAS = 5
+_COPY_FMAS = 4
 _STRIPE_FMAS = 8
 _SPAN_FMAS = 2000
 _TILE_FMAS = 60
