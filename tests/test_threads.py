@@ -270,3 +270,17 @@ def test_items_are_covered_once(monkeypatch):
     out = np.full(plan.problem.output_shape, np.nan, np.float32)
     plan(x, weight, out=out)
     assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("backend", COMPILED)
+@pytest.mark.parametrize("workers", [2, 7])
+def test_no_item_is_done_twice(workers, backend, monkeypatch):
+    """Sums that are added to an output tap by tap would count twice."""
+    plan = cf.plan("n1c64k64i40x40f3x3p30d30", algorithm="im2col", backend=backend)
+    rng = np.random.default_rng(2)
+    x = rng.integers(-8, 8, plan.problem.input_shape).astype(np.float32)
+    weight = rng.integers(-8, 8, plan.problem.weight_shape).astype(np.float32)
+    exact = cf.plan(plan.problem, algorithm="reference")(x, weight)
+    monkeypatch.setattr(threads, "get_num_threads", lambda: workers)
+    for _ in range(20):
+        np.testing.assert_array_equal(plan(x, weight), exact)

@@ -27,7 +27,7 @@ VEC_FUNCTION void fetch_next(tile_fetch *fetch)
     }
 }
 
-/* `elements` in each step of the tile, one after the other. */
+/* `elements` in each step of the tile, one after the other; of more than a cache line at a time, a part. */
 VEC_FUNCTION tile_fetch fetch_along(const real *first, int64_t elements)
 {
     tile_fetch fetch = {first, FETCH_STEPS * elements, INT64_MAX, 0, 0};
