@@ -27,7 +27,7 @@ EVERY_TILE = pytest.mark.parametrize(("dtype", "shape"), TILES.values(), ids=TIL
 @cache
 def address(factory, dtype, shape):
     code = translate.object_code(factory, dtype, shape, compiling.cpu())
-    return compiling.load(factory.__name__, code)
+    return compiling.load(factory.__name__, code, {})
 
 
 def call(factory, dtype, shape, values, begin=0, end=1, scratch=None):

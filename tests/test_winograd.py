@@ -9,13 +9,13 @@ import pytest
 
 import convforge as cf
 from convforge.algorithms.lowering import correlations, phases
-from convforge.algorithms.winograd import policy, programs
+from convforge.algorithms.winograd import policy, products, programs
 from convforge.algorithms.winograd.transforms import default_points, transforms
 from convforge.kernels import codegen
 from convforge.kernels.abi import WINOGRAD
 from convforge.plan import Plan
 from convforge.registry import ALGORITHMS
-from convforge.runtime.machine import machine
+from convforge.runtime.machine import Machine, machine
 
 from . import calls
 
@@ -23,6 +23,7 @@ KERNELS = [each for each in ALGORITHMS if each.name.startswith("winograd") and e
 SIZES = [*((m, r, 1) for m, r in product(range(1, 9), range(1, 6))), (12, 3, 1)]
 SIZES += [(m, r, stride) for m, stride, r in product((1, 2, 4), (2, 3), (3, 5, 7))]
 FAMILY = {each.name: transforms(*each) for each in WINOGRAD}
+F6 = next(each for each in WINOGRAD if each.name == "f6")
 LANES = (2, 4, 8, 16)
 
 
@@ -236,6 +237,19 @@ def test_the_default_tolerance_admits_the_large_tiles():
             assert kernel.error(cf.parse(f"n1c{c}k{c}i28x28f3x3p1:{dtype}"), "forward") <= DEFAULT_TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "neon"])
+def test_channels_are_in_the_lanes_where_tiles_would_leave_many_idle(isa):
+    here = Machine(isa, 32 << 10, 1 << 20, 32 << 20, 2)
+    tile = here.tile("float32")
+
+    def chosen(text):
+        (r,) = correlations(cf.parse(text), "forward")
+        return products.by_channels(F6, r, tile, 1, here)
+
+    assert chosen("n1c128k128i28x28f3x3p1") == chosen("n1c512k512i14x14f3x3p1") == (isa != "neon")
+    assert not chosen("n1c128k128i48x48f3x3p1")  # 64 tiles
+
+
 def _cases(texts, passes):
     """Each kernel with each problem and pass that it does."""
     return [
@@ -250,13 +264,13 @@ def _cases(texts, passes):
     _cases(
         (
             "n2c5k37i13x50f3x3p1", "n3c4k8i9x5f3x3p0g2", "n1c3k9i31x8f3x3p2_0x0_3", "n2c5k9i13x50f5x5p2",
-            "n2c5k9i13x50f3x3s2p1_0", "n1c5k9i13x50f3x3p2x3d2x3",
+            "n2c5k9i13x50f3x3s2p1_0", "n1c5k9i13x50f3x3p2x3d2x3", "n1c130k53i9x26f3x3p1",
         ),
         ("forward", "grad_input"),
     ),
 )  # fmt: skip
 def test_bits_do_not_depend_on_how_the_tiles_are_cut(kernel, text, pass_, rng, monkeypatch):
-    """Fused or in two stages, whatever the blocks: the same sums in the same order."""
+    """Fused or in two stages, whatever the blocks and the lanes: the same sums in the same order."""
     problem = cf.parse(text)
     if reason := kernel.refuses(problem, pass_):
         pytest.skip(reason)
@@ -267,10 +281,11 @@ def test_bits_do_not_depend_on_how_the_tiles_are_cut(kernel, text, pass_, rng, m
     r = phases(whole)
     tile = machine().tile(problem.dtype)
     vectors = -(-r.n * -(-r.output[0] // m) * -(-r.output[1] // m) // tile.lanes)
-    for blocks, k_block, c_block in ((1, 16, 0), (2, 8, 2), (vectors, 32, 1)):
+    by_channels = (False, True) if tile.group == tile.lanes else (False,)
+    for (blocks, k_block, c_block), lanes in product(((1, 16, 0), (2, 64, 2), (vectors, 32, 1)), by_channels):
         if blocks > vectors or vectors / blocks > 16:
             continue
-        cut = programs.Blocking(blocks, k_block, c_block)
+        cut = programs.Blocking(blocks, k_block, c_block, lanes)
         monkeypatch.setattr(programs, "blocking", lambda *_, cut=cut: cut)
         monkeypatch.setattr(programs, "unprepared", lambda *_, cut=cut: cut if cut.c_block else None)
         np.testing.assert_array_equal(calls.run(kernel, problem, pass_, {**arrays, "bias": None}), expected)

@@ -20,10 +20,11 @@ WEIGHT = ("w", "w_g", "w_k", "w_c", "w_h", "w_w")
 GEOMETRY = ("n", "g", "c", "k", "ih", "iw", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw")
 _IM2COL = (*INPUT, "packed", "unpacked", "bias", *OUTPUT, *GEOMETRY, "depth", "splits")
 # u: transformed weight; v: transformed input, a block's every v_step elements; blocks: of tiles; c_block, k_block:
-# channels at a time, k_block a multiple of ROWS
+# channels at a time, k_block a multiple of GROUP, the greater of LANES and ROWS; by_channels: products have output
+# channels in the lanes, not tiles; only where GROUP is LANES
 _WINOGRAD = (
     *INPUT, *WEIGHT, "u", "bias", *OUTPUT, "v", "n", "g", "c", "k", "ih", "iw", "oh", "ow", "ph", "pw", "blocks",
-    "v_step", "c_block", "k_block",
+    "v_step", "c_block", "k_block", "by_channels",
 )  # fmt: skip
 # of the gradient by the weight. v, w: transformed x and grad_output of one block; s[g][xi][k][c]: sums of their
 # products, with LANES idle elements after each xi
@@ -146,6 +147,9 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
         ("depthwise_channels", "depthwise_channels_3", "depthwise_channels_5", "depthwise_channels_7"),
         (*INPUT, "packed", "bias", *OUTPUT, *GEOMETRY),
     ),
+    # of a block of tiles, and of k output channels, for the other kernels of Winograd: p from u and v; area: alpha^2;
+    # vectors: of the block. items: area
+    "winograd_products": ("u", "v", "p", "c", "k", "area", "tiles", "vectors", "by_channels"),
     # c is 1; partial[parts][g][k][kh * kw]; items: parts * g, a part some of the n * ceil(oh / rows) blocks of rows
     **dict.fromkeys(("depthwise_grad_weight", "depthwise_strided_grad_weight"), DEPTHWISE_GRAD_WEIGHT),
     # items: n * c * ceil(oh / rows) * ceil(ow / columns) blocks, columns innermost; without an address no indices are
@@ -159,7 +163,7 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "avg_pool_backward": (*GRAD_OUTPUT, *OUTPUT[:4], *POOL, *DIVISOR),
 }
 for _f in WINOGRAD:
-    # weight view -> u; items: g * ceil(k / ROWS)
+    # weight view -> u; items: g * ceil(k / GROUP)
     SIGNATURES[f"winograd_{_f.name}_weight"] = (*WEIGHT, "u", "g", "k", "c", "k_block")
     # items: g * blocks
     SIGNATURES[f"winograd_{_f.name}_forward"] = _WINOGRAD

@@ -13,7 +13,7 @@ import numpy as np
 
 from convforge.algorithms.lowering import correlations, phases
 from convforge.algorithms.stages import ceil_div, refuses_all_but_2d, round_up
-from convforge.algorithms.winograd import programs
+from convforge.algorithms.winograd import products, programs
 from convforge.kernels.abi import WINOGRAD, Filtering
 from convforge.problem import ConvProblem, Problem
 
@@ -73,10 +73,10 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
     area, channels = f.alpha**2, p.c + p.k
     if pass_ == "grad_weight":
         (r,) = correlations(p, "forward")
-        tiles, rows = programs.tile_count(f, r), round_up(r.k, tile.rows)
+        tiles, rows = products.tile_count(f, r), round_up(r.k, tile.rows)
         multiply_adds = area * p.groups * rows * round_up(r.c, tile.lanes) * tiles / tile.lanes
         vectors = area * channels * ceil_div(tiles, tile.lanes)
-        steps = multiply_adds / (2 * _GEMM_SHARE) + vectors * (_TRANSFORM_STEPS + _PACK_STEPS)
+        steps = multiply_adds / (2 * products.GEMM_SHARE) + vectors * (_TRANSFORM_STEPS + _PACK_STEPS)
         sums = area * p.k * r.c * itemsize * ceil_div(tiles, 256)
         return steps * machine.step + sums / _CACHE_BANDWIDTH + _CALL_SECONDS
     (whole,) = correlations(p, pass_)
@@ -86,16 +86,11 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
         direct = programs.unprepared(f, r, tile, itemsize, machine)
         cut = direct or cut
     rows, columns = r.output
-    vectors = programs.vector_count(f, r, tile)
-    least, larger = divmod(vectors, cut.blocks)
-    panels = larger * ceil_div(least + 1, tile.vectors) + (cut.blocks - larger) * ceil_div(least, tile.vectors)
-    row_blocks = ceil_div(r.k, tile.rows)
-    # products of one vector a row wait for loads: of as many weights, and of the vector for two blocks of rows
-    products = r.c * row_blocks * max(vectors * tile.rows / 2, panels * (tile.rows + 0.5) / 2)
+    vectors = products.vector_count(f, r, tile)
     width = ceil_div(columns, f.m) * f.step
     halo = f.halo if width - r.padding[1] < r.input[1] else 0
     runs = ceil_div(rows, f.m) * f.alpha * ceil_div(width + halo, tile.lanes)
-    steps = area * (products / _GEMM_SHARE + vectors * (r.c + r.k) * _TILE_STEPS[f.name])
+    steps = area * vectors * (r.c + r.k) * _TILE_STEPS[f.name]
     steps += r.n * (runs * r.c + rows * ceil_div(columns, tile.lanes) * r.k) * _ROW_STEPS
     if r is not whole:
         held = programs.phase_bytes(whole, itemsize)
@@ -105,26 +100,22 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
             return inf
         steps += r.n * (r.c * prod(r.input) + r.k * r.pixels) * _PHASE_STEPS
     if mode == "functional":
-        steps += r.c * row_blocks * tile.rows * (area / tile.lanes * _WEIGHT_STEPS + _TAPS_STEPS)
-    cycles = area * panels * (row_blocks * _PRODUCT_CYCLES + _SWEEP_CYCLES)
-    a_group = steps * machine.step + cycles * machine.cycle + cut.blocks * _BLOCK_SECONDS
+        steps += r.c * round_up(r.k, tile.group) * (area / tile.lanes * _WEIGHT_STEPS + _TAPS_STEPS)
+    a_group = products.seconds(f, r, tile, cut.blocks, machine) + steps * machine.step + cut.blocks * _BLOCK_SECONDS
     seconds = r.groups * a_group + _CALL_SECONDS
     weight = area * r.groups * r.c * r.k * itemsize
     if weight > machine.l3 // 2 and direct is None:
         stream = weight / machine.bandwidth
         # a prepared weight is prefetched from memory meanwhile, another was written there before
         seconds = max(seconds, stream) if mode == "prepared" else seconds + 2 * stream
+    elif weight > machine.l2:
+        seconds = max(seconds, weight / _WEIGHT_BANDWIDTH)
     return seconds
 
 
-#: Measured on one core: share of the peak that the products reach; cycles that those of a panel and a block of rows
-#: take to begin and to be stored, and those of a panel beside them; steps (a machine's time of two multiply-adds) for a
-#: vector of a channel's transformed input, for a vector of a row of input or output, for a vector of a transformed
-#: weight, for the taps of one; for an element put into its phase or taken from it; seconds for a block of tiles and for
-#: a call.
-_GEMM_SHARE = 0.92
-_PRODUCT_CYCLES = 18
-_SWEEP_CYCLES = 40
+#: Measured on one core: steps (a machine's time of two multiply-adds) for a vector of a channel's transformed input,
+#: for a vector of a row of input or output, for a vector of a transformed weight, for the taps of one; for an element
+#: put into its phase or taken from it; seconds for a block of tiles and for a call.
 _TILE_STEPS = {"f2": 1.5, "f4": 2.0, "f6": 3.4, "f4_5x5": 4.0, "f2_s2": 1.0, "f4_s2": 2.0}
 _ROW_STEPS = 8
 _WEIGHT_STEPS = 4
@@ -132,6 +123,8 @@ _TAPS_STEPS = 2.5
 _PHASE_STEPS = 1.5
 _BLOCK_SECONDS = 6e-7
 _CALL_SECONDS = 1.5e-6
+#: Bytes/s of transformed weights from the last cache.
+_WEIGHT_BANDWIDTH = 2e10
 #: Likewise, of the gradient by the weight: for a vector of a transform, for packing one; bytes/s of the last cache.
 _TRANSFORM_STEPS = 6
 _PACK_STEPS = 4
@@ -148,14 +141,14 @@ def error(family: Sequence[Filtering], problem: Problem, pass_: str) -> float:
     assert isinstance(problem, ConvProblem)
     p, f = problem, next(_fitting(family, problem))
     if pass_ == "grad_weight":
-        terms, outputs = programs.tile_count(f, correlations(p, "forward")[0]), p.k * p.c // p.groups * 9
+        terms, outputs = products.tile_count(f, correlations(p, "forward")[0]), p.k * p.c // p.groups * 9
     else:
         (r,) = correlations(p, pass_)
         terms, outputs = r.c, r.n * r.groups * r.k * r.pixels
-    transforms, products = _ERRORS[f.name]
+    transform, product = _ERRORS[f.name]
     length = min(terms, 128) + terms / 128
     scatter = 1.3 + 8 / sqrt(max(1, outputs))
-    return float(scatter * np.finfo(p.dtype).eps * sqrt(transforms**2 + products**2 * length))
+    return float(scatter * np.finfo(p.dtype).eps * sqrt(transform**2 + product**2 * length))
 
 
 #: a and b of the transforms' and the products' error.

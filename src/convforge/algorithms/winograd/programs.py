@@ -17,6 +17,8 @@ from convforge.algorithms.lowering import (
     weight_fields,
 )
 from convforge.algorithms.stages import ALIGNMENT, ceil_div, even_items, round_up
+from convforge.algorithms.winograd import products
+from convforge.algorithms.winograd.products import tile_count, vector_count
 from convforge.program import Program, Slot, Stage, View, buffer
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ _LEAST_ITEMS = 8
 _CHANNELS = 16
 #: Phases of images and of outputs that are in the workspace at a time, unless one image's are more.
 _PHASE_BYTES = 32 << 20
-#: Channels whose taps the weight transform holds, and one more.
+#: Channels whose taps the weight transform holds, and one more, since it stores whole vectors of taps.
 _TAP_CHANNELS = 33
 
 
@@ -51,14 +53,17 @@ class Blocking:
     blocks
         Blocks of tiles.
     k_block
-        Output channels whose products are held at a time, a multiple of the register tile's rows.
+        Output channels whose products are held at a time, a multiple of the tile's group.
     c_block
         Input channels transformed by one item of the first of two stages; 0 if one kernel does everything.
+    by_channels
+        Whether products have output channels in the lanes, not tiles.
     """
 
     blocks: int
     k_block: int
     c_block: int
+    by_channels: bool
 
 
 def blocking(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> Blocking:
@@ -71,7 +76,7 @@ def blocking(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: M
     vectors = vector_count(f, r, tile)
     area = f.alpha**2
     per_vector = area * tile.lanes * itemsize
-    if area * r.c * round_up(r.k, tile.rows) * itemsize > machine.l3 // 2:
+    if area * r.c * round_up(r.k, tile.group) * itemsize > machine.l3 // 2:
         fitting = machine.l3 // 6 // (per_vector * r.c)
         blocks = 1
     else:
@@ -81,7 +86,7 @@ def blocking(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: M
     blocks = max(ceil_div(vectors, largest), blocks)
     blocks = min(vectors, even_items(blocks * r.groups, machine) // r.groups)
     if blocks * r.groups >= _FUSED_ITEMS:
-        return Blocking(blocks, _k_block(f, r, tile, itemsize, machine, ceil_div(vectors, blocks), 1), 0)
+        return _blocked(f, r, tile, itemsize, machine, blocks, 1, 0)
     return _two_stages(f, r, tile, itemsize, machine, largest)
 
 
@@ -104,28 +109,30 @@ def unprepared(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine:
         if 2 * transformed > weight:
             return None
         most = max(most, tiles // 3)
-    return replace(cut, k_block=min(cut.k_block, round_up(most, tile.rows)))
+    return replace(cut, k_block=min(cut.k_block, round_up(most, tile.group)))
 
 
 def _two_stages(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine, largest: int) -> Blocking:
-    vectors = vector_count(f, r, tile)
-    blocks = ceil_div(vectors, largest)
-    items = ceil_div(_LEAST_ITEMS, blocks * r.groups)
-    return Blocking(blocks, _k_block(f, r, tile, itemsize, machine, ceil_div(vectors, blocks), items), _CHANNELS)
+    blocks = ceil_div(vector_count(f, r, tile), largest)
+    return _blocked(f, r, tile, itemsize, machine, blocks, ceil_div(_LEAST_ITEMS, blocks * r.groups), _CHANNELS)
 
 
-def _k_block(
-    f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine, vectors: int, least_blocks: int
-) -> int:
-    """Output channels whose products join the transformed input in the L2 cache.
+def _blocked(
+    f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine, blocks: int, least_items: int,
+    c_block: int,
+) -> Blocking:  # fmt: skip
+    """So many blocks of tiles, and the blocks of output channels whose products join the input in the L2 cache.
 
     Where the input alone does not fit there, it is read anew for each block of output channels, products only once:
-    half as many as input channels then move less (measured on 512 channels: twice as fast as with 8).
+    half as many as input channels then move less (measured on 512 channels: twice as fast as with 8). The register
+    tile is as wide as it can be where output channels are in its lanes.
     """
-    per_channel = f.alpha**2 * vectors * tile.lanes * itemsize
+    by_channels = products.by_channels(f, r, tile, blocks, machine)
+    per_channel = f.alpha**2 * ceil_div(vector_count(f, r, tile), blocks) * tile.lanes * itemsize
     fitting = machine.l2 * 3 // 4 // per_channel - r.c
-    blocks = max(ceil_div(r.k, max(fitting, r.c // 2, 2 * tile.rows)), min(least_blocks, ceil_div(r.k, 4 * tile.rows)))
-    return round_up(ceil_div(r.k, blocks), tile.rows)
+    parts = max(ceil_div(r.k, max(fitting, r.c // 2, 2 * tile.rows)), min(least_items, ceil_div(r.k, 4 * tile.rows)))
+    k_block = round_up(ceil_div(r.k, parts), tile.columns if by_channels else tile.group)
+    return Blocking(blocks, min(k_block, round_up(r.k, tile.group)), c_block, by_channels)
 
 
 def plain(f: Filtering, r: Correlation, dtype: str, tile: Tile, machine: Machine) -> Program:
@@ -209,7 +216,7 @@ def _correlate(
     return Program(
         dtype=dtype,
         stages=stages,
-        prepare=(Stage(f"winograd_{f.name}_weight", weight, r.groups * ceil_div(r.k, tile.rows)),),
+        prepare=(Stage(f"winograd_{f.name}_weight", weight, r.groups * ceil_div(r.k, tile.group)),),
         unprepared=direct,
         packed_bytes=r.groups * ceil_div(r.k, cut.k_block) * u_elements * itemsize,
         workspace_bytes=before + workspace * itemsize,
@@ -224,11 +231,14 @@ def _stages(
     area, lanes = f.alpha**2, tile.lanes
     vectors = ceil_div(vector_count(f, r, tile), cut.blocks)  # of the largest block
     v_step = area * (r.c * vectors + ceil_div(vectors, tile.vectors)) * lanes
-    products = area * cut.k_block * vectors * lanes
-    # and the last elements of a transformed weight, which may fill a part of a vector
-    taps = _TAP_CHANNELS * f.r**2 * tile.rows + area * lanes
-    scratch = max(products + _rows_elements(f, vectors, lanes, r.input[1]), taps)
-    args = {**shared, "blocks": cut.blocks, "v_step": v_step, "c_block": cut.c_block, "k_block": cut.k_block}
+    held = area * cut.k_block * vectors * lanes
+    taps = _TAP_CHANNELS * f.r**2 * tile.group
+    sums = vectors * lanes * tile.columns if cut.by_channels else 0
+    scratch = max(held + max(_rows_elements(f, vectors, lanes, r.input[1]), sums), taps)
+    args = {
+        **shared, "blocks": cut.blocks, "v_step": v_step, "c_block": cut.c_block, "k_block": cut.k_block,
+        "by_channels": int(cut.by_channels),
+    }  # fmt: skip
     items = r.groups * cut.blocks
     if not cut.c_block:
         return (Stage(f"winograd_{f.name}_forward", args, items),), 0, scratch + v_step
@@ -290,13 +300,3 @@ def _rows_elements(f: Filtering, vectors: int, lanes: int, width: int) -> int:
     """Scratch of the input transform: a table of vectors, virtual rows, their ends, a mask, a row of zeros."""
     row = vectors * f.step + 1 + ceil_div(f.halo, lanes)
     return 16 * vectors + (f.alpha * row + (f.halo * f.alpha + 1) * vectors) * lanes + width
-
-
-def vector_count(f: Filtering, r: Correlation, tile: Tile) -> int:
-    """Vectors of tiles; an empty batch counts as one."""
-    return max(1, ceil_div(tile_count(f, r), tile.lanes))
-
-
-def tile_count(f: Filtering, r: Correlation) -> int:
-    """Tiles of all images."""
-    return r.n * ceil_div(r.output[0], f.m) * ceil_div(r.output[1], f.m)

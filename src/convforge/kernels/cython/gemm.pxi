@@ -5,7 +5,7 @@
 
 cdef extern from "fetch.h" nogil:
     ctypedef struct tile_fetch:
-        pass
+        const real *at
 
     ctypedef struct upcoming:
         pass
@@ -32,6 +32,10 @@ cdef extern from "tile.h" nogil:
     void gemm_in_place(
         int64_t depth, const real *a, const int64_t *offsets, const real *b, int64_t ldb, const tile_fetch *ahead,
         real *c, int64_t ldc, int64_t rows, int64_t columns, bint accumulate,
+    )
+    void gemm_apart(
+        int64_t depth, const real *a, int64_t lda, const real *b, const tile_fetch *ahead, real *c, int64_t ldc,
+        int64_t rows, int64_t columns, bint accumulate,
     )
     void gemm_sweep(
         int64_t columns, int64_t depth, int64_t blocks, const real *a, const real *b, real *c, int64_t ldc,

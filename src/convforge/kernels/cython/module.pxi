@@ -1,6 +1,6 @@
 # One extension module: every kernel, for the instruction set and dtype that its macros name.
 # A kernel never holds the GIL, never raises and reads its arguments from the struct that abi.py describes.
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 include "vectors.pxi"
 include "abi.pxi"
@@ -19,6 +19,7 @@ include "winograd_blocks.pxi"
 include "winograd_input.pxi"
 include "winograd_weight.pxi"
 include "winograd_output.pxi"
+include "winograd_products.pxi"
 include "winograd.pxi"
 include "winograd_grad.pxi"
 include "direct.pxi"
@@ -61,6 +62,7 @@ KERNELS = {
     "im2col_grad_weight": address(im2col_grad_weight),
     "zero_products": address(zero_products),
     "add_padding": address(add_padding),
+    "winograd_products": address(winograd_products),
     "winograd_f2_weight": address(winograd_f2_weight),
     "winograd_f2_forward": address(winograd_f2_forward),
     "winograd_f2_input": address(winograd_f2_input),

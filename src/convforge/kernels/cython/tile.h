@@ -16,12 +16,15 @@
 
 /* sums[row][column] = sum over p < depth of a[p][row] * b[p][column].
  *
- * a is [depth][ROWS] or, by_row, [rows][lda], or where offsets are given a[offsets[p] + row], for as many rows as the
- * tile has; b is [depth][ldb] and read in whole vectors; of them, tile_rows <= ROWS rows and some vectors count. Where
- * copy is not NULL, copy[depth][COLUMNS] receives what was read of b. */
+ * a is [depth][lda] or, by_row, [rows][lda], or where offsets are given a[offsets[p] + row], for as many rows as the
+ * tile has; b is [depth][ldb] and read in whole vectors, or where these are apart, so many elements from one to the
+ * next, they are [depth][LANES] each. Of them, tile_rows <= ROWS rows and some vectors count. Where copy is not NULL,
+ * copy[depth][COLUMNS] receives what was read of b. lda of [depth][lda] is ROWS or GROUP, or any where vectors are
+ * apart. */
 VEC_FUNCTION void outer_sums(
     int tile_rows, int vectors, int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets,
-    int64_t rows, const real *b, int64_t ldb, real *copy, const tile_fetch *ahead, vec sums[ROWS][VECTORS])
+    int64_t rows, const real *b, int64_t ldb, int64_t apart, real *copy, const tile_fetch *ahead,
+    vec sums[ROWS][VECTORS])
 {
     vec row[VECTORS];
     const real *from[ROWS];
@@ -44,10 +47,18 @@ VEC_FUNCTION void outer_sums(
                 rows_by_hand_2(a + p, lda, b, ldb, sums);
             else if (by_row)
                 rows_by_hand_3(a + p, lda, b, ldb, sums);
-            else if (vectors == 2)
+            else if (apart && vectors == 2)
+                apart_by_hand_2(a + p * lda, lda, b, apart, sums);
+            else if (apart)
+                apart_by_hand_3(a + p * lda, lda, b, apart, sums);
+            else if (lda == ROWS && vectors == 2)
                 tile_by_hand_2(a + p * ROWS, b, ldb, sums);
-            else
+            else if (lda == ROWS)
                 tile_by_hand_3(a + p * ROWS, b, ldb, sums);
+            else if (vectors == 2)
+                sweep_by_hand_2(a + p * GROUP, b, ldb, sums);
+            else
+                sweep_by_hand_3(a + p * GROUP, b, ldb, sums);
             b += TILE_BY_HAND * ldb;
         }
     }
@@ -57,13 +68,13 @@ VEC_FUNCTION void outer_sums(
             fetch_next(&fetch);
         TILE_UNROLL
         for (int j = 0; j < vectors; j++) {
-            row[j] = vec_load(b + j * LANES);
+            row[j] = vec_load(b + j * (apart ? apart : LANES));
             if (copy != NULL)
                 vec_store(copy + p * COLUMNS + j * LANES, row[j]);
         }
         TILE_UNROLL
         for (int i = 0; i < tile_rows; i++) {
-            vec scale = vec_broadcast(from[i][offsets != NULL ? offsets[p] : by_row ? p : p * ROWS]);
+            vec scale = vec_broadcast(from[i][offsets != NULL ? offsets[p] : by_row ? p : p * lda]);
             TILE_UNROLL
             for (int j = 0; j < vectors; j++)
                 sums[i][j] = vec_fma(scale, row[j], sums[i][j]);
@@ -78,12 +89,12 @@ VEC_FUNCTION void outer_sums(
  * tile's size is a constant of each call. */
 VEC_FUNCTION void outer_tile(
     int tile_rows, int vectors, int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets,
-    const real *b, int64_t ldb, real *copy, const tile_fetch *ahead, real *c, int64_t ldc, const real *bias,
-    int64_t rows, int64_t columns, int accumulate)
+    const real *b, int64_t ldb, int64_t apart, real *copy, const tile_fetch *ahead, real *c, int64_t ldc,
+    const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
     vec sums[ROWS][VECTORS], row[VECTORS];
     int64_t last = (vectors - 1) * LANES;
-    outer_sums(tile_rows, vectors, by_row, depth, a, lda, offsets, rows, b, ldb, copy, ahead, sums);
+    outer_sums(tile_rows, vectors, by_row, depth, a, lda, offsets, rows, b, ldb, apart, copy, ahead, sums);
     /* bias and c are added last, while nothing else needs registers */
     TILE_UNROLL
     for (int i = 0; i < tile_rows; i++) {
@@ -110,12 +121,12 @@ VEC_FUNCTION void outer_tile(
 
 VEC_FUNCTION void outer_tile_of(
     int tile_rows, int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets, const real *b,
-    int64_t ldb, real *copy, const tile_fetch *ahead, real *c, int64_t ldc, const real *bias, int64_t rows,
-    int64_t columns, int accumulate)
+    int64_t ldb, int64_t apart, real *copy, const tile_fetch *ahead, real *c, int64_t ldc, const real *bias,
+    int64_t rows, int64_t columns, int accumulate)
 {
 #define OUTER_TILE(vectors)                                                                                            \
-    outer_tile(tile_rows, vectors, by_row, depth, a, lda, offsets, b, ldb, copy, ahead, c, ldc, bias, rows, columns,   \
-               accumulate)
+    outer_tile(tile_rows, vectors, by_row, depth, a, lda, offsets, b, ldb, apart, copy, ahead, c, ldc, bias, rows,     \
+               columns, accumulate)
     if (columns > 2 * LANES)
         OUTER_TILE(3);
     else if (columns > LANES)
@@ -129,10 +140,11 @@ VEC_FUNCTION void outer_tile_of(
  * down to half of the whole one. */
 VEC_FUNCTION void gemm(
     int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets, const real *b, int64_t ldb,
-    const tile_fetch *ahead, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
+    int64_t apart, const tile_fetch *ahead, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns,
+    int accumulate)
 {
 #define OUTER_TILE(tile_rows)                                                                                          \
-    outer_tile_of(tile_rows, by_row, depth, a, lda, offsets, b, ldb, NULL, ahead, c, ldc, bias, rows, columns,         \
+    outer_tile_of(tile_rows, by_row, depth, a, lda, offsets, b, ldb, apart, NULL, ahead, c, ldc, bias, rows, columns,  \
                   accumulate)
     if (rows >= ROWS)
         OUTER_TILE(ROWS);
@@ -153,7 +165,7 @@ static TILE_APART void gemm_ahead(
     int64_t depth, const real *a, const real *b, int64_t ldb, const tile_fetch *ahead, real *c, int64_t ldc,
     const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
-    gemm(0, depth, a, 0, NULL, b, ldb, ahead, c, ldc, bias, rows, columns, accumulate);
+    gemm(0, depth, a, ROWS, NULL, b, ldb, 0, ahead, c, ldc, bias, rows, columns, accumulate);
 }
 
 /* The same of a[offsets[p] + row], for half of ROWS to ROWS rows. */
@@ -161,7 +173,15 @@ static TILE_APART void gemm_in_place(
     int64_t depth, const real *a, const int64_t *offsets, const real *b, int64_t ldb, const tile_fetch *ahead, real *c,
     int64_t ldc, int64_t rows, int64_t columns, int accumulate)
 {
-    gemm(0, depth, a, 0, offsets, b, ldb, ahead, c, ldc, NULL, rows, columns, accumulate);
+    gemm(0, depth, a, 0, offsets, b, ldb, 0, ahead, c, ldc, NULL, rows, columns, accumulate);
+}
+
+/* The same of a[depth][lda] and b[ceil(columns / LANES)][depth][LANES]. */
+static TILE_APART void gemm_apart(
+    int64_t depth, const real *a, int64_t lda, const real *b, const tile_fetch *ahead, real *c, int64_t ldc,
+    int64_t rows, int64_t columns, int accumulate)
+{
+    gemm(0, depth, a, lda, NULL, b, LANES, depth * LANES, ahead, c, ldc, NULL, rows, columns, accumulate);
 }
 
 /* The same of a[rows][lda]. */
@@ -169,7 +189,7 @@ static TILE_APART void gemm_by_row(
     int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, const tile_fetch *ahead, real *c,
     int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
-    gemm(1, depth, a, lda, NULL, b, ldb, ahead, c, ldc, bias, rows, columns, accumulate);
+    gemm(1, depth, a, lda, NULL, b, ldb, 0, ahead, c, ldc, bias, rows, columns, accumulate);
 }
 
 /* The same of weights, in blocks of rows (lda is 0) or as they lie. */
@@ -191,30 +211,44 @@ static TILE_APART void gemm_copying(
 {
     if (lda == 0)
         outer_tile_of(
-            ROWS, 0, depth, a, 0, NULL, b, ldb, copy, ahead, c, ldc, bias, rows, columns, accumulate);
+            ROWS, 0, depth, a, ROWS, NULL, b, ldb, 0, copy, ahead, c, ldc, bias, rows, columns, accumulate);
     else
         outer_tile_of(
-            ROWS, 1, depth, a, lda, NULL, b, ldb, copy, ahead, c, ldc, bias, rows, columns, accumulate);
+            ROWS, 1, depth, a, lda, NULL, b, ldb, 0, copy, ahead, c, ldc, bias, rows, columns, accumulate);
+}
+
+/* Where a block of rows of weights begins, which are [ceil(k / GROUP)][depth][GROUP]. */
+VEC_FUNCTION const real *sweep_rows(const real *a, int64_t depth, int64_t block)
+{
+    int64_t row = block * ROWS;
+    return a + row / GROUP * GROUP * depth + row % GROUP;
+}
+
+/* What the sums of a block of rows fetch: each of the blocks that share lines its part of those that follow. */
+VEC_FUNCTION tile_fetch sweep_ahead(const real *a, int64_t depth, int64_t block)
+{
+    return fetch_along(a + (block * depth + 256) * ROWS, ROWS);
 }
 
 /* The tile for several blocks of rows and whole vectors: c[row][columns] = sum over p < depth of
- * a[row / ROWS][p][row % ROWS] * b[p][column], plus c itself to accumulate; b is [depth][vectors * LANES]. */
+ * a[row / GROUP][p][row % GROUP] * b[p][column], plus c itself to accumulate; b is [depth][vectors * LANES]. */
 VEC_FUNCTION void sweep_tiles(
-    int vectors, int64_t depth, int64_t blocks, const real *a, const real *b, real *c, int64_t ldc, int accumulate)
+    int vectors, int64_t depth, int64_t first, int64_t blocks, const real *a, const real *b, real *c, int64_t ldc,
+    int accumulate)
 {
-    for (int64_t block = 0; block < blocks; block++) {
+    for (int64_t block = first; block < blocks; block++) {
         vec sums[ROWS][VECTORS];
-        tile_fetch ahead = fetch_weights(a, 0);
-        outer_sums(ROWS, vectors, 0, depth, a, 0, NULL, ROWS, b, vectors * LANES, NULL, &ahead, sums);
+        tile_fetch ahead = sweep_ahead(a, depth, block);
+        outer_sums(
+            ROWS, vectors, 0, depth, sweep_rows(a, depth, block), GROUP, NULL, ROWS, b, vectors * LANES, 0, NULL,
+            &ahead, sums);
         TILE_UNROLL
         for (int i = 0; i < ROWS; i++)
             TILE_UNROLL
             for (int j = 0; j < vectors; j++) {
-                real *to = c + i * ldc + j * LANES;
+                real *to = c + (block * ROWS + i) * ldc + j * LANES;
                 vec_store(to, accumulate ? sums[i][j] + vec_load(to) : sums[i][j]);
             }
-        a += depth * ROWS;
-        c += ROWS * ldc;
     }
 }
 
@@ -223,28 +257,27 @@ VEC_FUNCTION void sweep_pairs(
     int64_t depth, int64_t pairs, const real *a, const real *b, real *c, int64_t ldc, int accumulate)
 {
     for (int64_t pair = 0; pair < pairs; pair++) {
-        const real *lower = a + depth * ROWS;
+        const real *upper = sweep_rows(a, depth, 2 * pair), *lower = sweep_rows(a, depth, 2 * pair + 1);
+        const real *ahead = a + 2 * ROWS * (pair * depth + 128);
         vec sums[2 * ROWS];
         TILE_UNROLL
         for (int i = 0; i < 2 * ROWS; i++)
             sums[i] = vec_zero();
         for (int64_t p = 0; p < depth; p++) {
             vec row = vec_load(b + p * LANES);
-            vec_prefetch(a + 256 * ROWS);
-            vec_prefetch(lower + 256 * ROWS);
+            vec_prefetch(ahead + 2 * ROWS * p);
             TILE_UNROLL
             for (int i = 0; i < ROWS; i++)
-                sums[i] = vec_fma(vec_broadcast(a[i]), row, sums[i]);
+                sums[i] = vec_fma(vec_broadcast(upper[i]), row, sums[i]);
             TILE_UNROLL
             for (int i = 0; i < ROWS; i++)
                 sums[ROWS + i] = vec_fma(vec_broadcast(lower[i]), row, sums[ROWS + i]);
-            a += ROWS;
-            lower += ROWS;
+            upper += GROUP;
+            lower += GROUP;
         }
         TILE_UNROLL
         for (int i = 0; i < 2 * ROWS; i++)
             vec_store(c + i * ldc, accumulate ? sums[i] + vec_load(c + i * ldc) : sums[i]);
-        a = lower;
         c += 2 * ROWS * ldc;
     }
 }
@@ -253,12 +286,11 @@ static TILE_APART void gemm_sweep(
     int64_t columns, int64_t depth, int64_t blocks, const real *a, const real *b, real *c, int64_t ldc, int accumulate)
 {
     if (columns == 3 * LANES)
-        sweep_tiles(3, depth, blocks, a, b, c, ldc, accumulate);
+        sweep_tiles(3, depth, 0, blocks, a, b, c, ldc, accumulate);
     else if (columns == 2 * LANES)
-        sweep_tiles(2, depth, blocks, a, b, c, ldc, accumulate);
+        sweep_tiles(2, depth, 0, blocks, a, b, c, ldc, accumulate);
     else {
-        int64_t done = blocks / 2 * 2;
         sweep_pairs(depth, blocks / 2, a, b, c, ldc, accumulate);
-        sweep_tiles(1, depth, blocks - done, a + done * depth * ROWS, b, c + done * ROWS * ldc, ldc, accumulate);
+        sweep_tiles(1, depth, blocks / 2 * 2, blocks, a, b, c, ldc, accumulate);
     }
 }

@@ -12,9 +12,11 @@
 #if CF_REAL_BITS == 64
 #define TILE_TYPE "d"
 #define TILE_BYTES "8"
+#define TILE_LANES "4"
 #else
 #define TILE_TYPE "s"
 #define TILE_BYTES "4"
+#define TILE_LANES "8"
 #endif
 #define TILE_LOAD(to, b) "vmovup" TILE_TYPE " " b ",%%ymm" to "\n\t"
 #define TILE_ADD(row, vector, from) "vfmadd231p" TILE_TYPE " %%ymm15,%%ymm" from ",%[s" #row #vector "]\n\t"
@@ -22,8 +24,10 @@
     "vbroadcasts" TILE_TYPE " " a ",%%ymm15\n\t" TILE_ADD(row, 0, "12") TILE_ADD(row, 1, "13")
 #define TILE_ROW_OF_3(row, a) TILE_ROW_OF_2(row, a) TILE_ADD(row, 2, "14")
 #define TILE_ROWS(row, step, a) row(0, a(step, 0)) row(1, a(step, 1)) row(2, a(step, 2)) row(3, a(step, 3))
-/* where a row's element of a step is read: packed, or each row by itself */
+/* where a row's element of a step is read: packed, from whole vectors, each step or each row by itself */
 #define TILE_PACKED(step, row) TILE_BYTES "*(4*" #step "+" #row ")(%[a])"
+#define TILE_OF_LANES(step, row) TILE_BYTES "*(" TILE_LANES "*" #step "+" #row ")(%[a])"
+#define TILE_BY_STEP(step, row) TILE_BYTES "*" #row TILE_ROW_##step
 #define TILE_BY_ROW(step, row) TILE_BYTES "*" #step TILE_ROW_##row
 #define TILE_ROW_0 "(%[a])"
 #define TILE_ROW_1 "(%[a],%[lda])"
@@ -40,18 +44,28 @@
 #define TILE_LINES(line, row, a)                                                                                       \
     line("(%[b])") TILE_ROWS(row, 0, a) line("(%[b],%[line])") TILE_ROWS(row, 1, a)                                    \
     line("(%[b],%[line],2)") TILE_ROWS(row, 2, a) line("(%[b],%[lines])") TILE_ROWS(row, 3, a)
+/* of vectors that are apart */
+#define TILE_APART_2(step)                                                                                             \
+    TILE_LOAD("12", "32*" #step "(%[b])") TILE_LOAD("13", "32*" #step "(%[b],%[apart])")
+#define TILE_APART_3(step) TILE_APART_2(step) TILE_LOAD("14", "32*" #step "(%[b],%[apart],2)")
+#define TILE_LINES_APART(line, row, a)                                                                                 \
+    line(0) TILE_ROWS(row, 0, a) line(1) TILE_ROWS(row, 1, a) line(2) TILE_ROWS(row, 2, a) line(3) TILE_ROWS(row, 3, a)
 
 /* For 2 and 3 vectors. tile_by_hand: sums[row][column] += sum over p < 4 of a[p][row] * b[p][column], in this order.
- * rows_by_hand: the same of a[row][p], lda elements from one row to the next. */
-#define TILE_OF(vectors)                                                                                               \
-    VEC_FUNCTION void tile_by_hand_##vectors(const real *a, const real *b, int64_t ldb, vec sums[ROWS][VECTORS])       \
+ * sweep_by_hand: the same of a[p][LANES]. rows_by_hand: of a[row][p], lda elements from one row to the next.
+ * apart_by_hand: of a[p][lda], and column j of b[j / LANES][p][j % LANES], `apart` elements from vector to vector. */
+#define TILE_PACKED_OF(name, vectors, a_of)                                                                            \
+    VEC_FUNCTION void name(const real *a, const real *b, int64_t ldb, vec sums[ROWS][VECTORS])                         \
     {                                                                                                                  \
         int64_t line = ldb * (int64_t)sizeof(real);                                                                    \
-        __asm__(TILE_LINES(TILE_LINE_OF_##vectors, TILE_ROW_OF_##vectors, TILE_PACKED)                                 \
+        __asm__(TILE_LINES(TILE_LINE_OF_##vectors, TILE_ROW_OF_##vectors, a_of)                                        \
                 : TILE_SUMS_OF_##vectors(sums)                                                                         \
                 : [a] "r"(a), [b] "r"(b), [line] "r"(line), [lines] "r"(3 * line)                                      \
                 : "xmm12", "xmm13", "xmm14", "xmm15", "memory");                                                       \
-    }                                                                                                                  \
+    }
+#define TILE_OF(vectors)                                                                                               \
+    TILE_PACKED_OF(tile_by_hand_##vectors, vectors, TILE_PACKED)                                                       \
+    TILE_PACKED_OF(sweep_by_hand_##vectors, vectors, TILE_OF_LANES)                                                    \
     VEC_FUNCTION void rows_by_hand_##vectors(                                                                          \
         const real *a, int64_t lda, const real *b, int64_t ldb, vec sums[ROWS][VECTORS])                               \
     {                                                                                                                  \
@@ -60,6 +74,16 @@
                     TILE_LINE_OF_##vectors, TILE_ROW_OF_##vectors, TILE_BY_ROW)                                        \
                 : TILE_SUMS_OF_##vectors(sums)                                                                         \
                 : [a] "r"(a), [lda] "r"(step), [b] "r"(b), [line] "r"(line), [lines] "r"(3 * line)                     \
+                : "rcx", "xmm12", "xmm13", "xmm14", "xmm15", "memory");                                                \
+    }                                                                                                                  \
+    VEC_FUNCTION void apart_by_hand_##vectors(                                                                         \
+        const real *a, int64_t lda, const real *b, int64_t apart, vec sums[ROWS][VECTORS])                             \
+    {                                                                                                                  \
+        int64_t step = lda * (int64_t)sizeof(real);                                                                    \
+        __asm__("leaq (%[lda],%[lda],2),%%rcx\n\t" TILE_LINES_APART(                                                   \
+                    TILE_APART_##vectors, TILE_ROW_OF_##vectors, TILE_BY_STEP)                                         \
+                : TILE_SUMS_OF_##vectors(sums)                                                                         \
+                : [a] "r"(a), [lda] "r"(step), [b] "r"(b), [apart] "r"(apart * (int64_t)sizeof(real))                  \
                 : "rcx", "xmm12", "xmm13", "xmm14", "xmm15", "memory");                                                \
     }
 TILE_OF(2)
@@ -81,6 +105,10 @@ VEC_FUNCTION void windows_by_hand(
 #undef WINDOW
 }
 #undef TILE_OF
+#undef TILE_PACKED_OF
+#undef TILE_LINES_APART
+#undef TILE_APART_3
+#undef TILE_APART_2
 #undef TILE_LINES
 #undef TILE_LINE_OF_3
 #undef TILE_LINE_OF_2
@@ -91,6 +119,8 @@ VEC_FUNCTION void windows_by_hand(
 #undef TILE_ROW_1
 #undef TILE_ROW_0
 #undef TILE_BY_ROW
+#undef TILE_BY_STEP
+#undef TILE_OF_LANES
 #undef TILE_PACKED
 #undef TILE_ROWS
 #undef TILE_ROW_OF_3
@@ -98,5 +128,6 @@ VEC_FUNCTION void windows_by_hand(
 #undef TILE_ADD
 #undef TILE_LOAD
 #undef TILE_BYTES
+#undef TILE_LANES
 #undef TILE_TYPE
 #endif

@@ -23,6 +23,7 @@ enum {
     ROWS = CF_ROWS,       /* of the register tile, with */
     VECTORS = CF_VECTORS, /* vectors in each row, */
     COLUMNS = LANES * VECTORS,
+    GROUP = LANES > ROWS ? LANES : ROWS, /* of rows, or of lanes, that are whole vectors and whole blocks of rows */
     /* and of the tile of dot products: the accumulators, one column of vectors and a temporary fit the registers */
 #if defined(__AVX512F__) || defined(__aarch64__)
     DOT_ROWS = 6,
@@ -71,7 +72,6 @@ typedef lane_bits vec_bits __attribute__((vector_size(VEC_BYTES)));
 #define VEC_ODD 1, 3
 #define VEC_LOW 0, 2
 #define VEC_HIGH 1, 3
-#define VEC_HALVES 0, 3
 #elif CF_LANES == 4
 #define VEC_LANE_NUMBERS 0, 1, 2, 3
 #define VEC_FOLLOWING 1, 2, 3, 4
@@ -79,7 +79,6 @@ typedef lane_bits vec_bits __attribute__((vector_size(VEC_BYTES)));
 #define VEC_ODD 1, 3, 5, 7
 #define VEC_LOW 0, 4, 1, 5
 #define VEC_HIGH 2, 6, 3, 7
-#define VEC_HALVES 0, 1, 6, 7
 #elif CF_LANES == 8
 #define VEC_LANE_NUMBERS 0, 1, 2, 3, 4, 5, 6, 7
 #define VEC_FOLLOWING 1, 2, 3, 4, 5, 6, 7, 8
@@ -87,7 +86,6 @@ typedef lane_bits vec_bits __attribute__((vector_size(VEC_BYTES)));
 #define VEC_ODD 1, 3, 5, 7, 9, 11, 13, 15
 #define VEC_LOW 0, 8, 1, 9, 2, 10, 3, 11
 #define VEC_HIGH 4, 12, 5, 13, 6, 14, 7, 15
-#define VEC_HALVES 0, 1, 2, 3, 12, 13, 14, 15
 #elif CF_LANES == 16
 #define VEC_LANE_NUMBERS 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
 #define VEC_FOLLOWING 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
@@ -95,7 +93,6 @@ typedef lane_bits vec_bits __attribute__((vector_size(VEC_BYTES)));
 #define VEC_ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
 #define VEC_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define VEC_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#define VEC_HALVES 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31
 #else
 #error "CF_LANES is 2, 4, 8 or 16"
 #endif
@@ -204,9 +201,6 @@ VEC_FUNCTION void vec_transpose(int rows, vec *v) {
 
 /* Lanes 1, 2, ... of a, then lane 0 of b. */
 VEC_FUNCTION vec vec_following(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_FOLLOWING); }
-
-/* The lower half of a and the upper half of b. */
-VEC_FUNCTION vec vec_halves(vec a, vec b) { return VEC_SHUFFLE(a, b, VEC_HALVES); }
 
 VEC_FUNCTION vec vec_zero(void) { return (vec){0}; }
 /* x - {0}, not x + {0}, which is not x where x is -0 */

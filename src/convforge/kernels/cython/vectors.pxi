@@ -11,6 +11,7 @@ cdef extern from "vectors.h" nogil:
     enum: ROWS
     enum: VECTORS
     enum: COLUMNS
+    enum: GROUP
     enum: DOT_ROWS
     enum: DOT_COLUMNS
     enum: DOT_GROUPS
@@ -43,7 +44,6 @@ cdef extern from "vectors.h" nogil:
     vec vec_low(vec a, vec b)
     vec vec_high(vec a, vec b)
     void vec_transpose(int rows, vec *v)
-    vec vec_halves(vec a, vec b)
 
 
 cdef extern from "winograd_transforms.h" nogil:

@@ -1,4 +1,4 @@
-# Winograd F(m, r), forward: the products, everything for a block of tiles at a time, and the same in two stages.
+# Winograd F(m, r), forward: everything for a block of tiles at a time, and the same in two stages.
 
 # Elements of u of a block of output channels
 cdef inline int64_t winograd_weight_size(int f, const winograd_args *a) noexcept nogil:
@@ -12,26 +12,14 @@ cdef inline const real *winograd_nth_weight(int f, const winograd_args *a, int64
 
 cdef inline void winograd_multiply(
     int f, const winograd_args *a, const winograd_block *b, int64_t first_k, const real *u, const real *v, real *p,
+    real *rest,
 ) noexcept nogil:
-    """The products of a block of output channels."""
-    cdef int64_t area = winograd_area(f)
-    cdef int64_t rows = ceil_div(min(a.k_block, a.k - first_k), ROWS), xi, panel, first, width
-    cdef int64_t parts = ceil_div(a.c, WINOGRAD_DEPTH), part, channel, depth
-    cdef const real *columns
-    cdef real *c
-    for xi in range(area):
-        for panel in range(b.panels):
-            first = winograd_panel(b, panel)
-            width = (winograd_panel(b, panel + 1) - first) * LANES
-            columns = v + area * (a.c * first + panel) * LANES + xi * (width * a.c + LANES)
-            c = p + area * rows * ROWS * first * LANES + xi * width
-            for part in range(parts):
-                channel = a.c * part // parts
-                depth = a.c * (part + 1) // parts - channel
-                gemm_sweep(
-                    width, depth, rows, u + rows * channel * ROWS, columns + channel * width, c, area * width, part > 0
-                )
-        u += rows * a.c * ROWS + LANES
+    """The products of a block of output channels; ``rest`` is scratch."""
+    cdef winograd_products_args of
+    of.u, of.v, of.p, of.area = <int64_t>u, <int64_t>v, <int64_t>p, winograd_area(f)
+    of.c, of.k, of.tiles, of.vectors = a.c, min(a.k_block, a.k - first_k), b.tiles, b.vectors
+    of.by_channels = a.by_channels
+    winograd_products(<const int64_t *>&of, <char *>rest, 0, winograd_area(f))
 
 
 # Elements of v of a block
@@ -59,7 +47,7 @@ cdef inline void winograd_forward(
         winograd_every_input(f, a, &b, item // a.blocks, 0, a.c, v, rest)
         k = 0
         while k < a.k:
-            winograd_multiply(f, a, &b, k, winograd_nth_weight(f, a, item // a.blocks, k), v, p)
+            winograd_multiply(f, a, &b, k, winograd_nth_weight(f, a, item // a.blocks, k), v, p, rest)
             winograd_every_output(f, a, &b, item // a.blocks, k, p, rest)
             k += a.k_block
 
@@ -82,9 +70,10 @@ cdef inline void winograd_only_input(
 cdef inline void winograd_only_output(
     int f, const winograd_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
-    cdef int64_t parts = ceil_div(a.k, a.k_block), item, g, block, k, row, rows
+    cdef int64_t parts = ceil_div(a.k, a.k_block), item, g, block, k, group, groups
     cdef real *own = <real *>scratch
     cdef real *p = own
+    cdef real *rest
     cdef const real *u
     cdef winograd_block b
     if a.u == 0:
@@ -98,15 +87,16 @@ cdef inline void winograd_only_output(
         else:
             u = own
             if item == begin or block == 0:
-                rows = ceil_div(min(a.k_block, a.k - k), ROWS)
-                for row in range(rows):
+                groups = ceil_div(min(a.k_block, a.k - k), GROUP)
+                for group in range(groups):
                     winograd_every_weight(
-                        f, <const real *>a.w + g * a.w_g + (k + row * ROWS) * a.w_k, a.w_k, a.w_c, a.w_h, a.w_w, a.c,
-                        a.k - k - row * ROWS, row, rows, own, p,
+                        f, <const real *>a.w + g * a.w_g + (k + group * GROUP) * a.w_k, a.w_k, a.w_c, a.w_h, a.w_w,
+                        a.c, a.k - k - group * GROUP, group, groups, own, p,
                     )
         b = winograd_nth_block(f, a, block)
-        winograd_multiply(f, a, &b, k, u, winograd_nth_input(f, a, g, block), p)
-        winograd_every_output(f, a, &b, g, k, p, p + winograd_area(f) * a.k_block * b.vectors * LANES)
+        rest = p + winograd_area(f) * a.k_block * b.vectors * LANES
+        winograd_multiply(f, a, &b, k, u, winograd_nth_input(f, a, g, block), p, rest)
+        winograd_every_output(f, a, &b, g, k, p, rest)
 
 
 cdef void winograd_f2_forward(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:

@@ -7,10 +7,11 @@
 # of at most VECTORS vectors, the register tile's width. With xi = 0 .. alpha^2 - 1:
 #
 #   v[panel][xi][c][tiles]  transformed input
-#   u[k block][xi][part of c][k / ROWS][c][ROWS]
+#   u[k block][xi][part of c][k / GROUP][c][GROUP]
 #                           transformed weight, in the order of its use; parts of at most WINOGRAD_DEPTH channels
 #   p[panel][k][xi][tiles]  products, of one block of output channels
 #
+# The products have tiles in the lanes or, by_channels, output channels: then no lane idles where tiles are few.
 # LANES idle elements after each xi of v and u spread them over the sets of the caches.
 # f is a constant in each kernel, the code of an F(m, r): 100 m + 10 r + stride. The products by its matrices and the
 # shuffles come from winograd_transforms.h.

@@ -47,6 +47,7 @@ MODULES = {
     "max_pool_backward": "pooling_max",
     "avg_pool_forward": "pooling_avg",
     "avg_pool_backward": "pooling_avg",
+    "winograd_products": "winograd_products",
     **{
         f"winograd_{filtering.name}_{stage}": module
         for module, stages in (
@@ -58,6 +59,13 @@ MODULES = {
         for stage in stages
         if module != "winograd_grad" or filtering.has_weight_gradient
     },
+}
+
+#: Kernels that others call.
+CALLED = {
+    f"winograd_{filtering.name}_{stage}": ("winograd_products",)
+    for filtering in WINOGRAD
+    for stage in ("forward", "output")
 }
 
 

@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llvmlite import binding as llvm
 
-from convforge.kernels.numba import MODULES
+from convforge.kernels.numba import CALLED, MODULES
 from convforge.runtime import cache as disk
 from convforge.runtime.machine import machine
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from convforge.runtime.machine import Tile
 
 _PACKAGE = Path(__file__).parents[2]
@@ -73,7 +75,8 @@ def lookup(kernel: str, dtype: str) -> int:
         pass
     with _lock:
         if (kernel, dtype) not in _addresses:
-            _addresses[kernel, dtype] = load(kernel, _object_code(kernel, dtype))
+            called = {name: lookup(name, dtype) for name in CALLED.get(kernel, ())}
+            _addresses[kernel, dtype] = load(kernel, _object_code(kernel, dtype), called)
         return _addresses[kernel, dtype]
 
 
@@ -120,11 +123,16 @@ def _jit() -> llvm.LLJIT:
     return llvm.create_lljit_compiler(use_jit_link=True)
 
 
-def load(symbol: str, code: bytes) -> int:
-    """Link object code into this process for good; the address of its function ``symbol``."""
+def load(symbol: str, code: bytes, called: Mapping[str, int]) -> int:
+    """Link object code into this process for good; the address of its function ``symbol``.
+
+    It may call other functions, whose addresses are ``called``.
+    """
     with _lock:
         # a library is a scope of symbols; its name is taken for ever
         builder = llvm.JITLibraryBuilder().add_object_img(code).add_current_process().export_symbol(symbol)
+        for name, address in called.items():
+            builder.import_symbol(name, address)
         library = builder.link(_jit(), f"{symbol}-{len(_loaded)}")
         _loaded.append(library)
         return int(library[symbol])

@@ -8,6 +8,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import types
+from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
@@ -49,3 +50,20 @@ def splat(builder: Any, value: Any, lanes: int) -> Any:
     undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
     first = builder.insert_element(undefined, value, I32(0))
     return builder.shuffle_vector(first, undefined, integers([0] * lanes))
+
+
+def kernel_call(name: str) -> Any:
+    """Make ``kernel(fields, scratch, begin, end)``: a call of another kernel, with its arguments as a tuple."""
+
+    @primitive
+    def kernel(fields: types.BaseTuple, scratch: types.Type, begin: types.Type, end: types.Type) -> Any:
+        def emit(builder: Any, fields_: Any, *rest: Any) -> None:
+            with builder.goto_entry_block():
+                table = builder.alloca(I64, fields.count)
+            for i in range(fields.count):
+                builder.store(builder.extract_value(fields_, i), builder.gep(table, [I32(i)]))
+            call(builder, name, ir.VoidType(), [table, *rest])
+
+        return signature(types.void, fields, scratch, begin, end), emit
+
+    return kernel

@@ -26,6 +26,7 @@ from numba.core.utils import pysignature
 from numba.extending import register_model, typeof_impl
 
 from convforge.kernels.numba import simd
+from convforge.kernels.numba.simd_emit import kernel_call
 
 if TYPE_CHECKING:
     from convforge.kernels.numba.compile import Cpu
@@ -58,6 +59,11 @@ class Target:
     rows: int
     v: Any
 
+    @property
+    def group(self) -> int:
+        """The fewest rows, or lanes, that are both whole vectors and whole tiles."""
+        return max(self.lanes, self.rows)
+
     def jit(self, function: Callable[..., Any]) -> Inner:
         """Decorator: a function that kernels, and other such functions, may call; it is inlined there."""
         return Inner(function, inline=True)
@@ -65,6 +71,10 @@ class Target:
     def call(self, function: Callable[..., Any]) -> Inner:
         """Decorator: the same, but never inlined: for large functions with several callers or precious registers."""
         return Inner(function, inline=False)
+
+    def kernel(self, name: str) -> Any:
+        """``kernel(fields, scratch, begin, end)``, which calls the kernel ``name`` with its arguments as a tuple."""
+        return kernel_call(name)
 
 
 class Inner:

@@ -1,11 +1,10 @@
-"""Winograd F(m, r), forward: the products, everything for a block of tiles at a time, and the same in two stages."""
+"""Winograd F(m, r), forward: everything for a block of tiles at a time, and the same in two stages."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convforge.kernels.numba.generate import define
-from convforge.kernels.numba.winograd_blocks import DEPTH, Blocks, factories
+from convforge.kernels.numba.winograd_blocks import Blocks, factories
 from convforge.kernels.numba.winograd_input import input_transform
 from convforge.kernels.numba.winograd_output import output_transform
 from convforge.kernels.numba.winograd_weight import weight_transform
@@ -17,80 +16,21 @@ if TYPE_CHECKING:
     from convforge.kernels.numba.translate import Inner, Target
 
 
-def _sweep(target: Target) -> Inner:
-    """Make ``sweep(width, depth, rows, u, x, p, step, accumulate)``.
-
-    p[row][tiles] = sum over c of u[row / ROWS][c][row % ROWS] * x[c][tiles], plus p itself to accumulate. Everything is
-    whole: ``width`` is 1, 2 or 3 times the lanes, ``rows`` counts blocks of ROWS; rows of p lie ``step`` apart.
-    """
-    sweeps = {f"sweep{vectors}": _sweep_vectors(target, vectors, 1) for vectors in range(1, target.vectors + 1)}
-    lines = ["def sweep(width, depth, rows, u, x, p, step, accumulate):"]
-    for vectors in range(target.vectors, 1, -1):
-        lines += [f"    if width == {vectors * target.lanes}:"]
-        lines += [f"        sweep{vectors}(depth, rows, u, x, p, step, accumulate)"]
-    lines += [f"    if width == {target.lanes}:"]
-    lines += ["        pairs(depth, rows // 2, u, x, p, step, accumulate)"]
-    lines += ["        done = rows // 2 * 2"]
-    last = f"v.advance(u, done * depth * {target.rows}), x, v.advance(p, done * {target.rows} * step)"
-    lines += [f"        sweep1(depth, rows - done, {last}, step, accumulate)"]
-    # of one vector a row two blocks at a time: the sums of one would wait for each other
-    pairs = _sweep_vectors(target, 1, 2)
-    return target.jit(define("sweep", lines, v=target.v, pairs=pairs, **sweeps))
-
-
-def _sweep_vectors(target: Target, vectors: int, at_once: int) -> Inner:
-    """Make ``sweep_vectors(depth, times, u, x, p, step, accumulate)``: so many times ``at_once`` blocks of ROWS."""
-    v, lanes, tile_rows = target.v, target.lanes, target.rows
-    rows, columns = range(at_once * tile_rows), range(vectors)
-    lines = ["def sweep_vectors(depth, times, u, x, p, step, accumulate):"]
-    lines += ["    for _ in range(times):"]
-    lines += [f"        s{i}_{j} = v.zero()" for i in rows for j in columns]
-    lines += ["        column = x"]
-    lines += [f"        u{block} = v.advance(u, {block * tile_rows} * depth)" for block in range(at_once)]
-    lines += ["        for c in range(depth):"]
-    # weights come from far, and the CPU's own prefetching stops at each page
-    lines += [f"            v.prefetch(u{block}, {256 * tile_rows})" for block in range(at_once)]
-    lines += [f"            x{j} = v.load(column, {j * lanes})" for j in columns]
-    for i in rows:
-        lines += [f"            scale = v.broadcast(u{i // tile_rows}[{i % tile_rows}])"]
-        lines += [f"            s{i}_{j} = v.fma(scale, x{j}, s{i}_{j})" for j in columns]
-    lines += [f"            u{block} = v.advance(u{block}, {tile_rows})" for block in range(at_once)]
-    lines += [f"            column = v.advance(column, {vectors * lanes})"]
-    lines += ["        if accumulate:"]
-    lines += [f"            s{i}_{j} = s{i}_{j} + v.load(p, {i} * step + {j * lanes})" for i in rows for j in columns]
-    lines += [f"        v.store(p, {i} * step + {j * lanes}, s{i}_{j})" for i in rows for j in columns]
-    lines += [f"        p = v.advance(p, {at_once * tile_rows} * step)"]
-    lines += [f"        u = v.advance(u, {at_once * tile_rows} * depth)"]
-    return target.call(define("sweep_vectors", lines, v=v))
-
-
 def _multiply(target: Target, filtering: Filtering, shape: Blocks) -> Inner:
-    """Make ``multiply(args, vectors, panels, first_k, u, x, products)``: for a block of output channels."""
-    v, lanes, tile_rows = target.v, target.lanes, target.rows
-    f, panel_start = shape.f, shape.panel_start
+    """Make ``multiply(args, tiles, vectors, first_k, u, x, to, rest)``: the products of a block of output channels.
+
+    ``u``, ``x`` and ``to`` are addresses, ``rest`` that of scratch.
+    """
+    f = shape.f
     area = filtering.alpha**2
-    sweep = _sweep(target)
+    products = target.kernel("winograd_products")
 
-    def multiply(args, vectors, panels, first_k, u, x, products):
-        c = args[f.c]
-        rows = (min(args[f.k_block], args[f.k] - first_k) + tile_rows - 1) // tile_rows
-        parts = (c + DEPTH - 1) // DEPTH
-        for xi in range(area):
-            for panel in range(panels):
-                start = panel_start(vectors, panels, panel)
-                width = (panel_start(vectors, panels, panel + 1) - start) * lanes
-                columns = v.advance(x, area * (c * start + panel) * lanes + xi * (width * c + lanes))
-                to = v.advance(products, area * rows * tile_rows * start * lanes + xi * width)
-                for part in range(parts):
-                    channel = c * part // parts
-                    depth = c * (part + 1) // parts - channel
-                    sweep(
-                        width, depth, rows, v.advance(u, rows * channel * tile_rows),
-                        v.advance(columns, channel * width), to, area * width, part > 0,
-                    )  # fmt: skip
-            u = v.advance(u, rows * c * tile_rows + lanes)
+    @target.jit
+    def multiply(args, tiles, vectors, first_k, u, x, to, rest):
+        k = min(args[f.k_block], args[f.k] - first_k)
+        products((u, x, to, args[f.c], k, area, tiles, vectors, args[f.by_channels]), rest, 0, area)
 
-    return target.jit(multiply)
+    return multiply
 
 
 def _forward(filtering: Filtering, target: Target) -> Callable[..., None]:
@@ -111,8 +51,8 @@ def _forward(filtering: Filtering, target: Target) -> Callable[..., None]:
             rest = products + area * args[f.k_block] * vectors * lanes * v.itemsize
             transform_input(args, first, tiles, vectors, panels, g, 0, args[f.c], scratch, rest)
             for k in range(0, args[f.k], args[f.k_block]):
-                u = v.pointer(args[f.u] + weight_offset(args, g, k))
-                multiply(args, vectors, panels, k, u, v.pointer(scratch), v.pointer(products))
+                u = args[f.u] + weight_offset(args, g, k)
+                multiply(args, tiles, vectors, k, u, scratch, products, rest)
                 transform_output(
                     args, first, tiles, vectors, panels, g, k, v.pointer(products), v.pointer(rest)
                 )  # fmt: skip
@@ -145,7 +85,7 @@ def _input(filtering: Filtering, target: Target) -> Callable[..., None]:
 
 def _output(filtering: Filtering, target: Target) -> Callable[..., None]:
     """The second of two stages: some output channels of a block, of weights that are transformed here or before."""
-    v, lanes, tile_rows = target.v, target.lanes, target.rows
+    v, lanes, group = target.v, target.lanes, target.group
     area = filtering.alpha**2
     shape = Blocks(target, filtering, "output")
     f, block, weight_offset = shape.f, shape.block, shape.weight_offset
@@ -155,12 +95,12 @@ def _output(filtering: Filtering, target: Target) -> Callable[..., None]:
 
     @target.call
     def transform_weight(args, g, first_k, u, taps):
-        rows = (min(args[f.k_block], args[f.k] - first_k) + tile_rows - 1) // tile_rows
-        for row in range(rows):
-            k = first_k + row * tile_rows
+        groups = (min(args[f.k_block], args[f.k] - first_k) + group - 1) // group
+        for number in range(groups):
+            k = first_k + number * group
             w = v.advance(v.pointer(args[f.w]), g * args[f.w_g] + k * args[f.w_k])
             weight_rows(
-                w, args[f.w_k], args[f.w_c], args[f.w_h], args[f.w_w], args[f.c], args[f.k] - k, row, rows, u, taps
+                w, args[f.w_k], args[f.w_c], args[f.w_h], args[f.w_w], args[f.c], args[f.k] - k, number, groups, u, taps
             )
 
     def kernel(args, scratch, begin, end):
@@ -178,9 +118,9 @@ def _output(filtering: Filtering, target: Target) -> Callable[..., None]:
                 if item == begin or number == 0:
                     transform_weight(args, g, k, v.pointer(u), v.pointer(products))
             first, tiles, vectors, panels = block(args, number)
-            x = v.pointer(args[f.v] + (g * args[f.blocks] + number) * args[f.v_step] * v.itemsize)
+            x = args[f.v] + (g * args[f.blocks] + number) * args[f.v_step] * v.itemsize
             rows = products + area * args[f.k_block] * vectors * lanes * v.itemsize
-            multiply(args, vectors, panels, k, v.pointer(u), x, v.pointer(products))
+            multiply(args, tiles, vectors, k, u, x, products, rows)
             transform_output(args, first, tiles, vectors, panels, g, k, v.pointer(products), v.pointer(rows))
 
     return kernel

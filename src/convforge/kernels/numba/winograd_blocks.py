@@ -7,10 +7,11 @@ t * step, and its last ones, the halo, where the next tile of the same tile row 
 at most ``vectors`` vectors, the register tile's width. With xi = 0 .. alpha^2 - 1:
 
     v[panel][xi][c][tiles]  transformed input
-    u[k block][xi][part of c][k / rows][c][rows]
+    u[k block][xi][part of c][k / group][c][group]
                             transformed weight, in the order of its use; parts of at most DEPTH channels
     p[panel][k][xi][tiles]  products, of one block of output channels
 
+The products have tiles in the lanes or, by_channels, output channels: then no lane idles where tiles are few.
 ``lanes`` idle elements after each xi of v and u spread them over the sets of the caches.
 The functions that are unrolled over a tile are generated source; their arithmetic comes from
 :mod:`convforge.kernels.codegen`.
@@ -38,6 +39,11 @@ def product_by(target: Target, filtering: Filtering, which: str) -> Inner:
     """A product by one of the matrices of F(m, r): vectors in, a tuple of vectors out."""
     source = codegen.python_source(which, codegen.straight(codegen.products(transforms(*filtering))[which]))
     return target.jit(define(which, [source], v=target.v))
+
+
+def panel_start(target: Target) -> Inner:
+    """Make ``panel_start(vectors, panels, panel)``: the first vector of a panel."""
+    return target.jit(lambda vectors, panels, panel: vectors * panel // panels)
 
 
 class Blocks:
@@ -70,16 +76,11 @@ class Blocks:
             return tile // (th * tw), tile // tw % th, tile % tw
 
         @target.jit
-        def panel_start(vectors, panels, panel):
-            """First vector of a panel."""
-            return vectors * panel // panels
-
-        @target.jit
         def pitch(vectors):
             """Length of a virtual row: the last store may reach beyond the last tile."""
             return (vectors * step + rest) * lanes
 
-        self.f, self.block, self.place, self.panel_start, self.pitch = f, block, place, panel_start, pitch
+        self.f, self.block, self.place, self.panel_start, self.pitch = f, block, place, panel_start(target), pitch
         if kernel not in ("forward", "output"):
             return
 

@@ -1,0 +1,130 @@
+# The products of Winograd's transforms, for a block of tiles and one of output channels: winograd_blocks.pxi says how
+# they lie.
+
+cdef inline winograd_block winograd_products_block(const winograd_products_args *a) noexcept nogil:
+    """The block's tiles, vectors and panels alone."""
+    cdef winograd_block b
+    memset(&b, 0, sizeof(b))
+    b.tiles = a.tiles
+    b.vectors = a.vectors
+    b.panels = ceil_div(a.vectors, VECTORS)
+    return b
+
+
+# Elements of u of an xi
+cdef inline int64_t winograd_weight_step(const winograd_products_args *a) noexcept nogil:
+    return ceil_div(a.k, GROUP) * GROUP * a.c + LANES
+
+
+# Where a panel of v begins that is so wide
+cdef inline const real *winograd_panel_input(
+    const winograd_products_args *a, int64_t xi, int64_t panel, int64_t first, int64_t width
+) noexcept nogil:
+    return <const real *>a.v + a.area * (a.c * first + panel) * LANES + xi * (width * a.c + LANES)
+
+
+# Where its products go
+cdef inline real *winograd_panel_products(
+    const winograd_products_args *a, int64_t xi, int64_t first, int64_t width
+) noexcept nogil:
+    return <real *>a.p + a.area * ceil_div(a.k, ROWS) * ROWS * first * LANES + xi * width
+
+
+cdef inline void winograd_by_tiles(
+    const winograd_products_args *a, const winograd_block *b, int64_t xi
+) noexcept nogil:
+    """The products of an xi, tiles in the lanes."""
+    cdef const real *u = <const real *>a.u + xi * winograd_weight_step(a)
+    cdef int64_t rows = ceil_div(a.k, ROWS), padded = ceil_div(a.k, GROUP) * GROUP
+    cdef int64_t parts = ceil_div(a.c, WINOGRAD_DEPTH), part, channel, depth, panel, first, width
+    cdef const real *v
+    cdef real *p
+    for panel in range(b.panels):
+        first = winograd_panel(b, panel)
+        width = (winograd_panel(b, panel + 1) - first) * LANES
+        v = winograd_panel_input(a, xi, panel, first, width)
+        p = winograd_panel_products(a, xi, first, width)
+        for part in range(parts):
+            channel = a.c * part // parts
+            depth = a.c * (part + 1) // parts - channel
+            gemm_sweep(width, depth, rows, u + padded * channel, v + channel * width, p, a.area * width, part > 0)
+
+
+cdef inline void winograd_transpose(
+    const real *sums, int64_t vectors, int64_t rows, real *to, int64_t step
+) noexcept nogil:
+    """to[channel * step + tile] = sums[tile][channel] of a vector of channels, of which there are ``rows``."""
+    cdef vec block[LANES]
+    cdef int64_t vector, i
+    for vector in range(vectors):
+        for i in range(LANES):
+            block[i] = vec_load(sums + (vector * LANES + i) * COLUMNS)
+        vec_transpose(LANES, block)
+        for i in range(LANES):
+            if i < rows:
+                vec_store(to + i * step + vector * LANES, block[i])
+
+
+cdef inline void winograd_by_channels(
+    const winograd_products_args *a, const winograd_block *b, int64_t xi, real *sums
+) noexcept nogil:
+    """The same with output channels in the lanes, of which GROUP are; ``sums`` is [tiles][COLUMNS]."""
+    cdef const real *u = <const real *>a.u + xi * winograd_weight_step(a)
+    cdef int64_t vectors = ceil_div(a.k, LANES), sweeps = ceil_div(vectors, VECTORS), sweep, vector, more
+    cdef int64_t parts = ceil_div(a.c, WINOGRAD_DEPTH), part, channel, depth, panel, first, width
+    cdef int64_t tiles, steps, step, top, share, i
+    cdef const real *weight
+    cdef const real *v
+    cdef real *p
+    cdef tile_fetch ahead
+    for sweep in range(sweeps):
+        vector = vectors * sweep // sweeps
+        more = vectors * (sweep + 1) // sweeps - vector
+        for part in range(parts):
+            channel = a.c * part // parts
+            depth = a.c * (part + 1) // parts - channel
+            weight = u + (vectors * channel + vector * depth) * LANES
+            # each tile of the product fetches its share of the next weights: of the next part, or else the next sweep
+            share = ceil_div(more * LANES, ceil_div(b.tiles, ROWS))
+            if part + 1 < parts:
+                i = a.c * (part + 2) // parts - channel - depth
+                ahead = fetch_along(weight + ((vectors - vector) * depth + vector * i) * LANES, share)
+            else:
+                ahead = fetch_along(u + (vector + more) * (a.c // parts) * LANES, share)
+            for panel in range(b.panels):
+                first = winograd_panel(b, panel)
+                width = (winograd_panel(b, panel + 1) - first) * LANES
+                v = winograd_panel_input(a, xi, panel, first, width) + channel * width
+                tiles = min(b.tiles - first * LANES, width)
+                steps = ceil_div(tiles, ROWS)
+                for step in range(steps):
+                    top = tiles * step // steps
+                    gemm_apart(
+                        depth, v + top, width, weight, &ahead, sums + (first * LANES + top) * COLUMNS, COLUMNS,
+                        tiles * (step + 1) // steps - top, more * LANES, part > 0,
+                    )
+                    ahead.at += share * depth
+        for panel in range(b.panels):
+            first = winograd_panel(b, panel)
+            width = (winograd_panel(b, panel + 1) - first) * LANES
+            p = winograd_panel_products(a, xi, first, width)
+            for i in range(more):
+                winograd_transpose(
+                    sums + (first * COLUMNS + i) * LANES, width // LANES, a.k - (vector + i) * LANES,
+                    p + (vector + i) * LANES * a.area * width, a.area * width,
+                )
+
+
+cdef void winograd_products(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
+    cdef const winograd_products_args *a = <const winograd_products_args *>args
+    cdef winograd_block b = winograd_products_block(a)
+    cdef real *sums = <real *>scratch
+    cdef int64_t xi, i
+    if a.by_channels:  # past the last tile there is nothing that could be slow to compute with, or not finite
+        for i in range(b.tiles * COLUMNS, b.vectors * LANES * COLUMNS):
+            sums[i] = 0
+    for xi in range(begin, end):
+        if a.by_channels:
+            winograd_by_channels(a, &b, xi, sums)
+        else:
+            winograd_by_tiles(a, &b, xi)
