@@ -94,3 +94,28 @@ def test_weights_of_any_strides(backend, text, rng):
     np.testing.assert_array_equal(plan(arrays["x"], view, arrays["bias"]), expected)
     prepared = plan.prepare_weight(view)
     np.testing.assert_array_equal(plan(arrays["x"], prepared, arrays["bias"]), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("text", ["n2c300k40i7x7f1x1:bias", "n1c40k48i7x13f1x1:bias", "n1c70k9i3x3f1x1:bias"])
+def test_planes_whose_rows_lie_apart(backend, text, rng):
+    """What lies between the rows is not read, and sums have the same order as of a plane in one piece."""
+    if reason := backend_missing(backend):
+        pytest.skip(reason)
+    problem = cf.parse(text)
+    arrays = calls.arrays_for(problem, rng)
+    plan = cf.plan(problem, algorithm="im2col", backend=backend)
+    expected = plan(arrays["x"], arrays["weight"], arrays["bias"])
+    n, c, h, w = problem.input_shape
+    wide = np.full((n, c, h + 2, w + 5), np.nan, np.float32)
+    view = wide[:, :, 1:-1, 2:-3]
+    view[...] = arrays["x"]
+    np.testing.assert_array_equal(plan(view, arrays["weight"], arrays["bias"]), expected)
+
+
+@pytest.mark.parametrize(("isa", "kernel"), [("avx512", "im2col_pixels_in_place"), ("avx2", "im2col_pixels")])
+def test_small_planes_are_read_in_place(isa, kernel):
+    """Where the tile is written by hand for packed pixels, lowering them takes less."""
+    here = Machine(isa, l1=32 << 10, l2=1 << 20, l3=32 << 20, cores=2, multiply_adds=1 if isa == "avx512" else 2)
+    (stage,) = program("n1c512k128i7x7f1x1", "forward", here).stages
+    assert stage.kernel == kernel

@@ -25,7 +25,7 @@ _LISTED_TAPS = 64
 #: Measured: how much longer a step takes than with pixels in the lanes, and what lowering a tap of a pixel takes, in
 #: fused multiply-adds of a vector, from the input itself or from a stripe; what a vector of a stripe takes, and an item
 #: that lowers nothing beside its sums; how much longer its steps take with 16 registers, where a tile that reads packed
-#: pixels is written by hand; steps that transposing a tile's sums takes.
+#: pixels is written by hand; cycles that transposing a vector of sums takes.
 _FACTOR = 1.02
 _LOWERING_FMAS = 1
 _STRIPED_FACTOR = 0.98
@@ -33,7 +33,7 @@ _STRIPED_FMAS = 1.5
 _STRIPE_FMAS = 8
 _ITEM_FMAS = 1500
 _IN_PLACE_FMAS = 0.15
-_TRANSPOSE_STEPS = 20
+_TRANSPOSE_CYCLES = 7
 
 
 def cut(r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot) -> Cut:
@@ -88,7 +88,10 @@ def _stage(
         r.n * r.groups * splits * shares,
     )  # fmt: skip
     reals = share.stripes + tile.lanes
-    reals += 0 if share.in_place else share.tiles * (depth * tile.rows + 2 * tile.lanes)
+    if not share.in_place:
+        reals += share.tiles * (depth * tile.rows + 2 * tile.lanes)
+    elif not share.by_rows:  # rows that turn out to lie apart are copied
+        reals += depth * (share.most + tile.lanes)
     waiting = 1 if depth >= r.c * r.taps else ceil_div(panels, splits)
     reals += (waiting * share.most + tile.lanes) * tile.columns + (depth * tile.columns if unpacked else 0)
     integers = share.most + share.tiles + 1 + share.channels * r.taps
@@ -102,7 +105,7 @@ def fmas(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> float:
     share = _share(r, tile, itemsize, machine, shares)
     # no tile is lower than half of the whole one
     pixels = max(r.pixels, shares * tile.rows // 2)
-    sums = pixels * ceil_div(r.k, tile.lanes) * (taps + _TRANSPOSE_STEPS)
+    sums = pixels * ceil_div(r.k, tile.lanes) * (taps + _TRANSPOSE_CYCLES * machine.multiply_adds)
     if share.in_place:
         return _FACTOR * sums + shares * (_STRIPE_FMAS * share.stripes / tile.lanes + _ITEM_FMAS)
     if plain(r):
@@ -120,7 +123,7 @@ class _Share:
     by_rows
         Whether shares and tiles end with the rows of pixels: a tile then reads neighbours.
     in_place
-        Whether tiles read the input, or a padded copy of all channels: nothing is lowered.
+        Whether tiles read the input, or a padded copy of all channels, in which their pixels are neighbours.
     most, tiles
         At most: pixels, in whole vectors, and tiles.
     channels
@@ -150,7 +153,11 @@ def _share(r: Correlation, tile: Tile, itemsize: int, machine: Machine, shares: 
         rows, tiles = min(oh, ceil_div(pixels - 1, ow) + 1), ceil_div(round_up(pixels, tile.lanes), tile.rows)
     stripe = stripe_of(r, tile, rows, ow) + 2 * ALIGNMENT // itemsize + tile.lanes
     longer = ceil_div(r.k, tile.lanes) * (_IN_PLACE_FMAS if tile.rows == 4 else 0)
-    in_place = by_rows and r.c * stripe * itemsize <= machine.l2 // 4 and longer < _STRIPED_FMAS
+    if plain(r):
+        in_place = r.pixels // shares >= tile.rows // 2 and longer < _LOWERING_FMAS
+    else:
+        in_place = by_rows and r.c * stripe * itemsize <= machine.l2 // 4 and longer < _STRIPED_FMAS
     fitting = machine.l1 // 2 // (stripe * itemsize)
     channels = r.c if in_place else max(1, min(_LISTED_TAPS // r.taps, r.c if plain(r) else min(r.c, fitting)))
-    return _Share(by_rows, in_place, round_up(pixels, tile.lanes), tiles, channels, channels * stripe)
+    stripes = 0 if plain(r) else channels * stripe
+    return _Share(by_rows, in_place, round_up(pixels, tile.lanes), tiles, channels, stripes)

@@ -62,6 +62,19 @@ cdef void store_pixels(
         channel += LANES
 
 
+cdef inline void copy_plane(
+    const real *plane, int64_t row_step, int64_t columns, int64_t pixel, int64_t count, real *to,
+) noexcept nogil:
+    """to[i] = the pixel + i-th pixel of a plane whose rows lie apart."""
+    cdef int64_t row = pixel // columns, column = pixel - row * columns, done = 0, run
+    while done < count:
+        run = min(columns - column, count - done)
+        memcpy(to + done, plane + row * row_step + column, run * sizeof(real))
+        done += run
+        column = 0
+        row += 1
+
+
 cdef inline void pack_panel(
     const real *w, int64_t pitch, int64_t taps, int64_t channels, real *packed, int64_t width,
 ) noexcept nogil:
@@ -87,14 +100,16 @@ cdef inline void im2col_pixels_of(
     cdef taps_source source
     open_source(&source, a.x_c, a.x_h, a.ih, a.iw, a.ow, a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw)
     merge_rows(&source.g, a.oh)
+    # whether tiles do not end with the rows though these lie apart
+    cdef bint copied = in_place and not a.by_rows and source.g.ow < a.oh * a.ow
     cdef int64_t pixels = a.oh * a.ow, area = a.kh * a.kw, taps = a.c * area
     cdef int64_t vectors = ceil_div(a.k, LANES), panels = ceil_div(vectors, VECTORS)
     # a unit is what shares and tiles divide: a row of pixels by rows, or else one, and tiles then divide a share
     cdef int64_t unit = source.g.ow if a.by_rows else 1, units = pixels // unit, row_tiles = ceil_div(unit, ROWS)
     cdef int64_t most = ceil_div(ceil_div(units, a.shares) * unit, LANES) * LANES
     cdef int64_t most_tiles = ceil_div(units, a.shares) * row_tiles if a.by_rows else ceil_div(most, ROWS)
-    # scratch: starts[most], tops[tiles + 1], offsets[channels * area], but in place
-    # lowered[tiles][depth * ROWS + 2 * LANES], sums[panels of a split, or 1][most][COLUMNS], block[LANES][COLUMNS],
+    # scratch: starts[most], tops[tiles + 1], offsets[channels * area], lowered[tiles][depth * ROWS + 2 * LANES] or, in
+    # place, for tiles that do not end with the rows [depth][most + LANES], and else nothing, sums[panels of a split, or 1][most][COLUMNS], block[LANES][COLUMNS],
     # where weights are not packed panel[depth][COLUMNS], stripes of some channels
     cdef int64_t *starts = <int64_t *>scratch
     cdef int64_t *tops = starts + most
@@ -102,7 +117,8 @@ cdef inline void im2col_pixels_of(
     cdef real *lowered = <real *>(source.offsets + a.channels * area)
     # neighbouring tiles would else compete for the same sets of the cache
     cdef int64_t tile_step = a.depth * ROWS + 2 * LANES
-    cdef real *sums = lowered + (0 if in_place else most_tiles * tile_step)
+    cdef int64_t pitch = most + LANES
+    cdef real *sums = lowered + (most_tiles * tile_step if not in_place else 0 if a.by_rows else a.depth * pitch)
     cdef real *transposed = sums + (ceil_div(panels, a.splits) if a.depth < taps else 1) * most * COLUMNS
     cdef real *packed = transposed + LANES * COLUMNS
     source.striped = <real *>aligned(scratch, packed + (a.depth * COLUMNS if a.unpacked else 0))
@@ -128,11 +144,11 @@ cdef inline void im2col_pixels_of(
         source.x = <const real *>a.x + image * a.x_n + group * a.c * a.x_c
         weights = <const real *>a.packed + group * group_weights
         aim(&source, pixel, count)
-        repeat_taps(source.offsets, area, a.channels, channel_step(&source))
+        repeat_taps(source.offsets, area, a.channels, pitch if copied else channel_step(&source))
         h = 0
         w = pixel - source.first_row * source.g.ow
         for p in range(count):
-            starts[p] = h * source.row_step + w - source.first_column
+            starts[p] = p if copied else h * source.row_step + w - source.first_column
             w += 1
             if w == source.g.ow:
                 w = 0
@@ -145,11 +161,15 @@ cdef inline void im2col_pixels_of(
             tiles = ceil_div(count, ROWS)
             for t in range(tiles + 1):
                 tops[t] = count * t // tiles
-        if in_place:
+        if in_place and not copied:
             read = read_channels(&source, 0, a.c)
         first = 0
         while first < taps:
             rows = min(a.depth, taps - first)
+            if copied:
+                for p in range(rows):
+                    copy_plane(source.x + (first + p) * a.x_c, a.x_h, a.ow, pixel, count, lowered + p * pitch)
+                read = lowered
             channel, tap, p = first // area, first % area, 0
             while not in_place and p < rows:
                 i = min(listed - tap, rows - p)
@@ -177,7 +197,7 @@ cdef inline void im2col_pixels_of(
                     fetched = fetch_along(ahead + t * rows * step, step)
                     if in_place:
                         gemm_in_place(
-                            rows, read + starts[tops[t]], source.offsets + first, weight, width, &fetched,
+                            rows, read + starts[tops[t]], source.offsets + (0 if copied else first), weight, width, &fetched,
                             panel_sums + tops[t] * COLUMNS, COLUMNS, tops[t + 1] - tops[t], width, first > 0,
                         )
                         continue

@@ -88,6 +88,13 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
                 scatter(transposed_sums, rows, to, out_k, out_h, out_w, ow, pixel + row, min(count - row, lanes), False)
 
     @target.jit
+    def copy_plane(plane, row_step, columns, pixel, count, to):
+        # to[i] = the pixel + i-th pixel of a plane whose rows lie apart
+        for i in range(count):
+            row = (pixel + i) // columns
+            to[i] = plane[row * row_step + pixel + i - row * columns]
+
+    @target.jit
     def pack_panel(w, pitch, taps, channels, packed, columns):
         # packed[taps][columns] = w[channel * pitch + tap], zero for channels past the last one; taps at a time, so that
         # the lines that the vectors of a panel share stay in the first cache
@@ -138,20 +145,27 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
         # where all taps are summed at once, no other panel's sums wait for more
         waiting = (panels + splits - 1) // splits if depth < taps else 1
         flat = args[f.out_w] == 1 and (args[f.out_h] == ow or oh == 1)
-        # scratch: starts[most], tops[tiles + 1], offsets[channels * area], but in place
-        # lowered[tiles][depth * tile_rows + 2 * LANES], sums[panels of a split, or 1][most][columns of a tile],
-        # block[LANES][columns], where weights are not packed panel[depth][columns], stripes of some channels
+        # whether tiles do not end with the rows though these lie apart
+        copied = in_place and not by_rows and row_pixels < pixels
+        # scratch: starts[most], tops[tiles + 1], offsets[channels * area], lowered[tiles][depth * ROWS + 2 * LANES] or,
+        # in place, for tiles that do not end with the rows [depth][most + LANES], and else nothing,
+        # sums[panels of a split, or 1][most][columns of a tile], block[LANES][columns], where weights are not packed
+        # panel[depth][columns], stripes of some channels
         starts = v.pointer_int64(scratch)
         tops = v.advance(starts, most)
         offsets = v.advance(tops, most_tiles + 1)
         lowered = v.pointer(scratch + 8 * (most + most_tiles + 1 + listed))
         # neighbouring tiles would else compete for the same sets of the cache
-        tile_step = 0 if in_place else depth * tile_rows + 2 * lanes
-        sums = v.advance(lowered, most_tiles * tile_step)
+        tile_step = depth * tile_rows + 2 * lanes
+        pitch_copied = most + lanes
+        held = most_tiles * tile_step
+        if in_place:
+            held = 0 if by_rows else depth * pitch_copied
+        sums = v.advance(lowered, held)
         block_sums = v.advance(sums, waiting * most * width)
         panel_weights = v.advance(block_sums, lanes * width)
         taken = 8 * (most + most_tiles + 1 + listed)
-        taken += (most_tiles * tile_step + (waiting * most + lanes) * width) * v.itemsize
+        taken += (held + (waiting * most + lanes) * width) * v.itemsize
         taken += depth * width * v.itemsize if unpacked else 0
         stripe = v.pointer(scratch + (taken + 63) // 64 * 64)
         phases = sw if kw > 1 else 1
@@ -181,13 +195,13 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
             pixel_step = sh * x_h if inside else sh // row_step * row_pitch
             row = 0
             for p in range(count):
-                starts[p] = row * pixel_step + column
+                starts[p] = p if copied else row * pixel_step + column
                 column += 1
                 if column == row_pixels:
                     column = 0
                     row += 1
             apart = channel_step(inside, x_c, rows * phases * pitch)
-            repeat_taps(offsets, area, channels, apart)
+            repeat_taps(offsets, area, channels, pitch_copied if copied else apart)
             if by_rows:
                 tiles = count // unit * row_tiles
                 for tile in range(tiles + 1):
@@ -198,7 +212,7 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
                 for tile in range(tiles + 1):
                     tops[tile] = count * tile // tiles
             read = stripe
-            if in_place:
+            if in_place and not copied:
                 read = read_channels(
                     inside, sw, x, x_c, x_h, ih, iw, top, left, rows, row_step, phases, pitch, c, apart, stripe
                 )
@@ -206,6 +220,11 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
                 last = min(first + depth, taps)
                 channel = first // area
                 tap = first - channel * area
+                if copied:
+                    for p in range(first, last):
+                        to = v.advance(lowered, (p - first) * pitch_copied)
+                        copy_plane(v.advance(x, p * x_c), x_h, ow, pixel, count, to)
+                    read = lowered
                 p = last if in_place else first
                 while p < last:
                     times = min(listed - tap, last - p)
@@ -237,7 +256,7 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
                     for tile in range(tiles):
                         multiply(
                             last - first, v.advance(lowered, tile * tile_step), v.advance(read, starts[tops[tile]]),
-                            v.advance(offsets, first), weight, columns,
+                            v.advance(offsets, 0 if copied else first), weight, columns,
                             v.advance(ahead, tile * (last - first) * step), step * pace,
                             v.advance(panel_sums, tops[tile] * width), tops[tile + 1] - tops[tile], first > 0,
                         )  # fmt: skip
