@@ -76,7 +76,7 @@ def _stage(
     depth = panel_depth(r, tile, itemsize, machine)
     share = _share(r, tile, itemsize, machine, shares)
     # sums that wait for more taps stay in the second cache
-    held = panels if depth >= r.c * r.taps else max(1, machine.l2 // 4 // (share.most * tile.columns * itemsize))
+    held = panels if depth >= r.c * r.taps else max(1, machine.l2 // 2 // (share.most * tile.columns * itemsize))
     most = panels // (_LEAST_PACKED_PANELS if unpacked else _LEAST_PANELS)
     wanted = min(ceil_div(least_items(machine), max(1, r.n) * r.groups * shares), most)
     splits = min(panels, max(wanted, ceil_div(panels, held)))
@@ -106,11 +106,11 @@ def fmas(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> float:
     # no tile is lower than half of the whole one
     pixels = max(r.pixels, shares * tile.rows // 2)
     sums = pixels * ceil_div(r.k, tile.lanes) * (taps + _TRANSPOSE_CYCLES * machine.multiply_adds)
+    stripes = shares * r.c / share.channels * share.stripes / tile.lanes
     if share.in_place:
-        return _FACTOR * sums + shares * (_STRIPE_FMAS * share.stripes / tile.lanes + _ITEM_FMAS)
+        return _FACTOR * sums + _STRIPE_FMAS * stripes + _ITEM_FMAS * shares
     if plain(r):
         return _FACTOR * sums + _LOWERING_FMAS * r.pixels * taps
-    stripes = shares * r.c / share.channels * share.stripes / tile.lanes
     return _STRIPED_FACTOR * sums + max(_STRIPED_FMAS * r.pixels * taps, _STRIPE_FMAS * stripes)
 
 
@@ -127,7 +127,7 @@ class _Share:
     most, tiles
         At most: pixels, in whole vectors, and tiles.
     channels
-        Lowered at a time.
+        Lowered, or copied, at a time.
     stripes
         Elements of the padded input of as many channels under it.
     """
@@ -153,11 +153,14 @@ def _share(r: Correlation, tile: Tile, itemsize: int, machine: Machine, shares: 
         rows, tiles = min(oh, ceil_div(pixels - 1, ow) + 1), ceil_div(round_up(pixels, tile.lanes), tile.rows)
     stripe = stripe_of(r, tile, rows, ow) + 2 * ALIGNMENT // itemsize + tile.lanes
     longer = ceil_div(r.k, tile.lanes) * (_IN_PLACE_FMAS if tile.rows == 4 else 0)
+    depth = panel_depth(r, tile, itemsize, machine)
+    # those of a panel, where it ends with a channel
+    together = r.c if depth % r.taps else min(r.c, depth // r.taps)
     if plain(r):
         in_place = r.pixels // shares >= tile.rows // 2 and longer < _LOWERING_FMAS
     else:
-        in_place = by_rows and r.c * stripe * itemsize <= machine.l2 // 4 and longer < _STRIPED_FMAS
-    fitting = machine.l1 // 2 // (stripe * itemsize)
-    channels = r.c if in_place else max(1, min(_LISTED_TAPS // r.taps, r.c if plain(r) else min(r.c, fitting)))
+        in_place = by_rows and together * stripe * itemsize <= machine.l2 // 4 and longer < _STRIPED_FMAS
+    fitting = r.c if plain(r) else machine.l1 // 2 // (stripe * itemsize)
+    channels = together if in_place else max(1, min(_LISTED_TAPS // r.taps, r.c, fitting))
     stripes = 0 if plain(r) else channels * stripe
     return _Share(by_rows, in_place, round_up(pixels, tile.lanes), tiles, channels, stripes)

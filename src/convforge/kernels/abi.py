@@ -110,7 +110,7 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "im2col_forward": (*_IM2COL, "by_rows", "cuts", "stacks", "accumulate"),
     # the same with output channels in the lanes, of weights from pack_columns, and pixels in the tile's rows: tiles end
     # with the rows of pixels (by_rows) or not. items: g * splits of the panels of channels * n * shares of the pixels;
-    # channels: lowered at a time. In place, tiles end with the rows and read the input, or a padded copy of it all
+    # channels: lowered at a time. In place, tiles read the input or a padded copy of a panel's channels, or of all
     **dict.fromkeys(("im2col_pixels", "im2col_pixels_in_place"), (*_IM2COL, "shares", "by_rows", "channels")),
     # the same as dot products, for one output pixel an image: w is [g][k][c * kh * kw]; items: g * splits of the k
     # channels * ceil(n / 4)

@@ -109,8 +109,8 @@ cdef inline void im2col_pixels_of(
     cdef int64_t most = ceil_div(ceil_div(units, a.shares) * unit, LANES) * LANES
     cdef int64_t most_tiles = ceil_div(units, a.shares) * row_tiles if a.by_rows else ceil_div(most, ROWS)
     # scratch: starts[most], tops[tiles + 1], offsets[channels * area], lowered[tiles][depth * ROWS + 2 * LANES] or, in
-    # place, for tiles that do not end with the rows [depth][most + LANES], and else nothing, sums[panels of a split, or 1][most][COLUMNS], block[LANES][COLUMNS],
-    # where weights are not packed panel[depth][COLUMNS], stripes of some channels
+    # place, for tiles that do not end with the rows [depth][most + LANES], and else nothing, sums[panels of a split, or
+    # 1][most][COLUMNS], block[LANES][COLUMNS], where weights are not packed panel[depth][COLUMNS], stripes of channels
     cdef int64_t *starts = <int64_t *>scratch
     cdef int64_t *tops = starts + most
     source.offsets = tops + most_tiles + 1
@@ -124,6 +124,7 @@ cdef inline void im2col_pixels_of(
     source.striped = <real *>aligned(scratch, packed + (a.depth * COLUMNS if a.unpacked else 0))
     cdef int64_t item, pixel, split, group, image, count, first_panel, last_panel, panel, first, rows, p, h, w
     cdef int64_t tiles, t, row, vector, width, step, i, channel, tap, listed = a.channels * area
+    cdef const int64_t *offsets
     cdef const real *ahead
     cdef tile_fetch fetched
     cdef const real *read = NULL
@@ -161,8 +162,6 @@ cdef inline void im2col_pixels_of(
             tiles = ceil_div(count, ROWS)
             for t in range(tiles + 1):
                 tops[t] = count * t // tiles
-        if in_place and not copied:
-            read = read_channels(&source, 0, a.c)
         first = 0
         while first < taps:
             rows = min(a.depth, taps - first)
@@ -170,6 +169,9 @@ cdef inline void im2col_pixels_of(
                 for p in range(rows):
                     copy_plane(source.x + (first + p) * a.x_c, a.x_h, a.ow, pixel, count, lowered + p * pitch)
                 read = lowered
+            elif in_place and (first == 0 or a.channels < a.c):
+                read = read_channels(&source, first // area, min(a.channels, a.c - first // area))
+            offsets = source.offsets + (first if a.channels == a.c else 0)
             channel, tap, p = first // area, first % area, 0
             while not in_place and p < rows:
                 i = min(listed - tap, rows - p)
@@ -197,7 +199,7 @@ cdef inline void im2col_pixels_of(
                     fetched = fetch_along(ahead + t * rows * step, step)
                     if in_place:
                         gemm_in_place(
-                            rows, read + starts[tops[t]], source.offsets + (0 if copied else first), weight, width, &fetched,
+                            rows, read + starts[tops[t]], offsets, weight, width, &fetched,
                             panel_sums + tops[t] * COLUMNS, COLUMNS, tops[t + 1] - tops[t], width, first > 0,
                         )
                         continue

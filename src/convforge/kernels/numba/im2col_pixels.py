@@ -212,10 +212,6 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
                 for tile in range(tiles + 1):
                     tops[tile] = count * tile // tiles
             read = stripe
-            if in_place and not copied:
-                read = read_channels(
-                    inside, sw, x, x_c, x_h, ih, iw, top, left, rows, row_step, phases, pitch, c, apart, stripe
-                )
             for first in range(0, taps, depth):
                 last = min(first + depth, taps)
                 channel = first // area
@@ -225,6 +221,11 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
                         to = v.advance(lowered, (p - first) * pitch_copied)
                         copy_plane(v.advance(x, p * x_c), x_h, ow, pixel, count, to)
                     read = lowered
+                elif in_place and (first == 0 or channels < c):
+                    read = read_channels(
+                        inside, sw, v.advance(x, channel * x_c), x_c, x_h, ih, iw, top, left, rows, row_step, phases,
+                        pitch, min(channels, c - channel), apart, stripe,
+                    )  # fmt: skip
                 p = last if in_place else first
                 while p < last:
                     times = min(listed - tap, last - p)
@@ -256,7 +257,7 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
                     for tile in range(tiles):
                         multiply(
                             last - first, v.advance(lowered, tile * tile_step), v.advance(read, starts[tops[tile]]),
-                            v.advance(offsets, 0 if copied else first), weight, columns,
+                            v.advance(offsets, first if channels == c else 0), weight, columns,
                             v.advance(ahead, tile * (last - first) * step), step * pace,
                             v.advance(panel_sums, tops[tile] * width), tops[tile + 1] - tops[tile], first > 0,
                         )  # fmt: skip
