@@ -22,11 +22,14 @@ _LEAST_PIXELS = 24
 MOST_PACKINGS = 2
 #: Most taps whose input is lowered at a time.
 _LISTED_TAPS = 64
-#: Measured: how much longer a step takes than with pixels in the lanes, and what lowering a tap of a pixel takes, in
-#: fused multiply-adds of a vector, from the input itself or from a stripe; what a vector of a stripe takes, and an item
-#: that lowers nothing beside its sums; how much longer its steps take with 16 registers, where a tile that reads packed
-#: pixels is written by hand; cycles that transposing a vector of sums takes.
+#: Measured: how much longer a step takes than with pixels in the lanes, also where what a tile reads of a panel is
+#: spread over more bytes (the CPU finds the addresses of so many pages at once); what lowering a tap of a pixel takes,
+#: in fused multiply-adds of a vector, from the input itself or from a stripe; what a vector of a stripe takes, and an
+#: item that lowers nothing beside its sums; how much longer its steps take with 16 registers, where a tile that reads
+#: packed pixels is written by hand; cycles that transposing a vector of sums takes.
 _FACTOR = 1.02
+_FAR_FACTOR = 1.07
+_NEAR_BYTES = 96 << 12
 _LOWERING_FMAS = 1
 _STRIPED_FACTOR = 0.98
 _STRIPED_FMAS = 1.5
@@ -108,7 +111,8 @@ def fmas(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> float:
     sums = pixels * ceil_div(r.k, tile.lanes) * (taps + _TRANSPOSE_CYCLES * machine.multiply_adds)
     stripes = shares * r.c / share.channels * share.stripes / tile.lanes
     if share.in_place:
-        return _FACTOR * sums + _STRIPE_FMAS * stripes + _ITEM_FMAS * shares
+        spread = plain(r) and share.channels * r.pixels * itemsize > _NEAR_BYTES
+        return (_FAR_FACTOR if spread else _FACTOR) * sums + _STRIPE_FMAS * stripes + _ITEM_FMAS * shares
     if plain(r):
         return _FACTOR * sums + _LOWERING_FMAS * r.pixels * taps
     return _STRIPED_FACTOR * sums + max(_STRIPED_FMAS * r.pixels * taps, _STRIPE_FMAS * stripes)

@@ -109,7 +109,7 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
         # a prepared weight is prefetched from memory meanwhile, another was written there before
         seconds = max(seconds, stream) if mode == "prepared" else seconds + 2 * stream
     elif weight > machine.l2:
-        seconds = max(seconds, weight / _WEIGHT_BANDWIDTH)
+        seconds = max(seconds, weight / _CACHE_BANDWIDTH)
     return seconds
 
 
@@ -123,8 +123,6 @@ _TAPS_STEPS = 2.5
 _PHASE_STEPS = 1.5
 _BLOCK_SECONDS = 6e-7
 _CALL_SECONDS = 1.5e-6
-#: Bytes/s of transformed weights from the last cache.
-_WEIGHT_BANDWIDTH = 2e10
 #: Likewise, of the gradient by the weight: for a vector of a transform, for packing one; bytes/s of the last cache.
 _TRANSFORM_STEPS = 6
 _PACK_STEPS = 4

@@ -27,6 +27,14 @@ VEC_FUNCTION void fetch_next(tile_fetch *fetch)
     }
 }
 
+/* So many lines, one after the other, of what is fetched at a time. */
+VEC_FUNCTION void fetch_lines(tile_fetch *fetch, int lines)
+{
+    for (int i = 0; i < lines; i++)
+        vec_prefetch(fetch->at + i * CACHE_LINE);
+    fetch->at += fetch->step;
+}
+
 /* `elements` in each step of the tile, one after the other; of more than a cache line at a time, a part. */
 VEC_FUNCTION tile_fetch fetch_along(const real *first, int64_t elements)
 {

@@ -42,7 +42,10 @@ VEC_FUNCTION void outer_sums(
 #ifdef TILE_BY_HAND
     if (copy == NULL && offsets == NULL && tile_rows == ROWS && vectors > 1) {
         for (; p + TILE_BY_HAND <= depth; p += TILE_BY_HAND) {
-            fetch_next(&fetch);
+            if (apart && tile_rows <= ROWS / 2)
+                fetch_lines(&fetch, vectors);
+            else
+                fetch_next(&fetch);
             if (by_row && vectors == 2)
                 rows_by_hand_2(a + p, lda, b, ldb, sums);
             else if (by_row)
@@ -64,8 +67,12 @@ VEC_FUNCTION void outer_sums(
     }
 #endif
     for (; p < depth; p++) {
-        if (p % FETCH_STEPS == 0)
-            fetch_next(&fetch);
+        if (p % FETCH_STEPS == 0) {
+            if (apart && tile_rows <= ROWS / 2)
+                fetch_lines(&fetch, vectors);
+            else
+                fetch_next(&fetch);
+        }
         TILE_UNROLL
         for (int j = 0; j < vectors; j++) {
             row[j] = vec_load(b + j * (apart ? apart : LANES));

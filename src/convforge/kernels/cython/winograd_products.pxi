@@ -84,13 +84,15 @@ cdef inline void winograd_by_channels(
             channel = a.c * part // parts
             depth = a.c * (part + 1) // parts - channel
             weight = u + (vectors * channel + vector * depth) * LANES
-            # each tile of the product fetches its share of the next weights: of the next part, or else the next sweep
+            # each tile of the product fetches its share of the next weights: of the next part, sweep or xi
             share = ceil_div(more * LANES, ceil_div(b.tiles, ROWS))
             if part + 1 < parts:
                 i = a.c * (part + 2) // parts - channel - depth
                 ahead = fetch_along(weight + ((vectors - vector) * depth + vector * i) * LANES, share)
-            else:
+            elif sweep + 1 < sweeps:
                 ahead = fetch_along(u + (vector + more) * (a.c // parts) * LANES, share)
+            else:
+                ahead = fetch_along(u + winograd_weight_step(a), share)
             for panel in range(b.panels):
                 first = winograd_panel(b, panel)
                 width = (winograd_panel(b, panel + 1) - first) * LANES

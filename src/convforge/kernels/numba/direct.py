@@ -57,7 +57,7 @@ def _tile(target: Target, rows: int, vectors: int) -> Inner:
     lines += [f"    from{j} = v.advance(b, sources[{j}])" for j in segments]
     lines += [f"    s{i}_{j} = v.zero()" for i in each for j in segments]
     lines += ["    for p in range(depth):"]
-    lines += ["        at = offsets[p]", f"        {fetching(target).step}"]
+    lines += ["        at = offsets[p]", f"        {fetching(target).step()}"]
     # the registers hold the shorter side of the tile and one vector of the other
     if rows < vectors:
         lines += [f"        a{i} = v.broadcast(a[{i}])" for i in each]

@@ -17,8 +17,8 @@ class Fetching(NamedTuple):
 
     Attributes
     ----------
-    step
-        Source of a tile's step p that fetches from ``ahead`` on, ``ahead_step`` elements after the last time.
+    place
+        Source of where a tile's step p fetches, after ``ahead``: ``ahead_step`` elements after the last time.
     pace
         Steps in which a tile fetches the same. A tile of few rows is soon through with a step: it fetches each cache
         line several times, for a branch would cost more.
@@ -35,12 +35,16 @@ class Fetching(NamedTuple):
         on, then the next one.
     """
 
-    step: str
+    place: str
     pace: int
     line: int
     lines: Inner
     nth_column: Inner
     nth_piece: Inner
+
+    def step(self, number: int = 0) -> str:
+        """Source of a tile's step p that fetches, or the ``number``-th cache line after what that fetches."""
+        return f"v.prefetch(ahead, {self.place} + {number * self.line})"
 
 
 def fetching(target: Target) -> Fetching:
@@ -67,4 +71,4 @@ def fetching(target: Target) -> Fetching:
         channel = number // tiles
         return v.advance(first, channel * x_c + (number - channel * tiles) * ((steps + pace - 1) // pace) * line)
 
-    return Fetching(f"v.prefetch(ahead, (p >> {shift}) * ahead_step)", pace, line, lines, nth_column, nth_piece)
+    return Fetching(f"(p >> {shift}) * ahead_step", pace, line, lines, nth_column, nth_piece)

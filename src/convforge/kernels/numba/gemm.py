@@ -46,7 +46,7 @@ def _outer_tile(
         lines += [f"    at, step = 0, {target.rows} if lda == 0 else 1"]
     lines += [f"    s{i}_{j} = v.zero()" for i in rows for j in columns]
     lines += ["    for p in range(depth):"]
-    lines += [f"        {fetching(target).step}"]
+    lines += [f"        {fetching(target).step()}"]
     for j in columns:
         lines += [f"        b{j} = v.load(b, {j * v.lanes})"]
         if copying:

@@ -94,7 +94,10 @@ def _apart_tile(target: Target, tile_rows: int, vectors: int) -> Inner:
     lines += [f"    s{i}_{j} = v.zero()" for i in rows for j in columns]
     lines += [f"    u{j} = v.advance(u, {j * lanes} * depth)" for j in columns]
     lines += ["    for p in range(depth):"]
-    lines += [f"        {fetching(target).step}"]
+    lines += [f"        {fetching(target).step()}"]
+    if tile_rows <= target.rows // 2:  # few tiles share the weights: of those that follow, each has many to fetch
+        more = range(1, vectors)
+        lines += [f"        {fetching(target).step(number)}" for number in more]
     lines += [f"        w{j} = v.load(u{j}, p * {lanes})" for j in columns]
     for i in rows:
         lines += [f"        scale = v.broadcast(x[{i}])"]
@@ -187,11 +190,13 @@ def winograd_products(target: Target) -> Callable[..., None]:
                 channel = c * part // parts
                 depth = c * (part + 1) // parts - channel
                 weight = v.advance(u, (vectors * channel + vector * depth) * lanes)
-                # each tile of the product fetches its share of the next weights: of the next part, or of the next sweep
+                # each tile of the product fetches its share of the next weights: of the next part, sweep or xi
                 after = c * (part + 2) // parts - channel - depth
                 ahead = v.advance(weight, ((vectors - vector) * depth + vector * after) * lanes)
                 if part + 1 == parts:
                     ahead = v.advance(u, (vector + more) * (c // parts) * lanes)
+                    if number + 1 == sweeps:
+                        ahead = v.advance(u, (vectors * c + 1) * lanes)
                 for panel in range(panels):
                     first, width = panel_of(args, panel)
                     x = v.advance(panel_input(args, xi, panel, first, width), channel * width)
