@@ -124,14 +124,14 @@ def _blocked(
     """So many blocks of tiles, and the blocks of output channels whose products join the input in the L2 cache.
 
     Where the input alone does not fit there, it is read anew for each block of output channels, products only once:
-    half as many as input channels then move less (measured on 512 channels: twice as fast as with 8). The register
-    tile is as wide as it can be where output channels are in its lanes.
+    half as many as input channels then move less (measured on 512 channels: twice as fast as with 8). A register tile
+    of few rows is as wide as it can be where output channels are in its lanes: its sums would else wait for each other.
     """
     by_channels = products.by_channels(f, r, tile, blocks, machine)
     per_channel = f.alpha**2 * ceil_div(vector_count(f, r, tile), blocks) * tile.lanes * itemsize
     fitting = machine.l2 * 3 // 4 // per_channel - r.c
     parts = max(ceil_div(r.k, max(fitting, r.c // 2, 2 * tile.rows)), min(least_items, ceil_div(r.k, 4 * tile.rows)))
-    k_block = round_up(ceil_div(r.k, parts), tile.columns if by_channels else tile.group)
+    k_block = round_up(ceil_div(r.k, parts), tile.columns if by_channels and tile.rows == 4 else tile.group)
     return Blocking(blocks, min(k_block, round_up(r.k, tile.group)), c_block, by_channels)
 
 
