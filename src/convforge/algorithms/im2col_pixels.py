@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from convforge.algorithms.im2col_blocks import Cut, pack, panel_depth, plain, stripe_of
 from convforge.algorithms.lowering import Correlation, bias_field, geometry, input_fields, output_fields
-from convforge.algorithms.stages import ALIGNMENT, ceil_div, even_items, least_items, round_up
+from convforge.algorithms.stages import ALIGNMENT, ceil_div, even_items, even_parts, least_items, round_up
 from convforge.program import Slot, Stage
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _LEAST_PANELS = 4
 _LEAST_PACKED_PANELS = 3
 _LEAST_PIXELS = 24
+#: How many more items there are where items lower nothing.
+_PLANES_ITEMS = 4
 #: Most items that pack the same weights, each for itself: beyond, it takes less to pack them once and read them back.
 MOST_PACKINGS = 2
 #: Most taps whose input is lowered at a time.
@@ -67,21 +69,46 @@ def least_shares(r: Correlation, tile: Tile, itemsize: int, machine: Machine) ->
 def _shares(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> int:
     """Ranges of pixels that are items, enough for all cores."""
     planes, most = max(1, r.n) * r.groups, r.pixels // _LEAST_PIXELS
+    if _divides_channels(r, tile, itemsize, machine):
+        items = planes * _panels(r, tile)
+        shares = max(least_shares(r, tile, itemsize, machine), ceil_div(least_items(machine), items))
+        return max(1, min(shares * even_parts(items * shares, machine), most))
     shares = max(least_shares(r, tile, itemsize, machine), min(ceil_div(least_items(machine), planes), most))
     return max(shares, min(even_items(planes * shares, machine) // planes, most))
+
+
+def _reads_planes(r: Correlation, tile: Tile) -> bool:
+    """Whether tiles read the input as it lies."""
+    return plain(r) and r.pixels >= tile.rows // 2 and _longer(r, tile) < _LOWERING_FMAS
+
+
+def _divides_channels(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> bool:
+    """Whether items divide output channels rather than pixels: none lowers what others do, and weights are many."""
+    return _reads_planes(r, tile) and r.k * r.c * itemsize > machine.l2 // 2
+
+
+def _longer(r: Correlation, tile: Tile) -> float:
+    """Fused multiply-adds that a tap of a pixel takes longer in place than packed, with all its channels."""
+    return ceil_div(r.k, tile.lanes) * (_IN_PLACE_FMAS if tile.rows == 4 else 0)
+
+
+def _panels(r: Correlation, tile: Tile) -> int:
+    return ceil_div(ceil_div(r.k, tile.lanes), tile.vectors)
 
 
 def _stage(
     r: Correlation, tile: Tile, itemsize: int, machine: Machine, packed: Slot, shares: int, *, unpacked: bool = False
 ) -> tuple[Stage, int]:
     """The product with channels in the lanes and ``shares`` ranges of pixels, and its bytes of scratch."""
-    panels = ceil_div(ceil_div(r.k, tile.lanes), tile.vectors)
+    panels = _panels(r, tile)
     depth = panel_depth(r, tile, itemsize, machine)
     share = _share(r, tile, itemsize, machine, shares)
     # sums that wait for more taps stay in the second cache
     held = panels if depth >= r.c * r.taps else max(1, machine.l2 // 2 // (share.most * tile.columns * itemsize))
-    most = panels // (_LEAST_PACKED_PANELS if unpacked else _LEAST_PANELS)
-    wanted = min(ceil_div(least_items(machine), max(1, r.n) * r.groups * shares), most)
+    least, most = least_items(machine), panels // (_LEAST_PACKED_PANELS if unpacked else _LEAST_PANELS)
+    if _divides_channels(r, tile, itemsize, machine):
+        least, most = _PLANES_ITEMS * least, panels
+    wanted = min(ceil_div(least, max(1, r.n) * r.groups * shares), most)
     splits = min(panels, max(wanted, ceil_div(panels, held)))
     stage = Stage(
         "im2col_pixels_in_place" if share.in_place else "im2col_pixels",
@@ -156,14 +183,13 @@ def _share(r: Correlation, tile: Tile, itemsize: int, machine: Machine, shares: 
         pixels = ceil_div(r.pixels, shares)
         rows, tiles = min(oh, ceil_div(pixels - 1, ow) + 1), ceil_div(round_up(pixels, tile.lanes), tile.rows)
     stripe = stripe_of(r, tile, rows, ow) + 2 * ALIGNMENT // itemsize + tile.lanes
-    longer = ceil_div(r.k, tile.lanes) * (_IN_PLACE_FMAS if tile.rows == 4 else 0)
     depth = panel_depth(r, tile, itemsize, machine)
     # those of a panel, where it ends with a channel
     together = r.c if depth % r.taps else min(r.c, depth // r.taps)
     if plain(r):
-        in_place = r.pixels // shares >= tile.rows // 2 and longer < _LOWERING_FMAS
+        in_place = _reads_planes(r, tile) and r.pixels // shares >= tile.rows // 2
     else:
-        in_place = by_rows and together * stripe * itemsize <= machine.l2 // 4 and longer < _STRIPED_FMAS
+        in_place = by_rows and together * stripe * itemsize <= machine.l2 // 4 and _longer(r, tile) < _STRIPED_FMAS
     fitting = r.c if plain(r) else machine.l1 // 2 // (stripe * itemsize)
     channels = together if in_place else max(1, min(_LISTED_TAPS // r.taps, r.c, fitting))
     stripes = 0 if plain(r) else channels * stripe
