@@ -20,12 +20,13 @@ _DEPTH = 128
 #: Measured on one core: share of the peak that the products reach; cycles that those of a panel and a block of rows
 #: take to begin and to be stored, and those of a panel beside them; steps (a machine's time of two multiply-adds) that
 #: a vector of a square of products takes to be transposed; cycles until a multiply-add's sum is added to: 4, and some
-#: delay.
+#: delay; how much longer a tile of 4 rows takes with output channels in the lanes.
 GEMM_SHARE = 0.92
 _PRODUCT_CYCLES = 18
 _SWEEP_CYCLES = 40
 _TRANSPOSE_STEPS = 5
 _LATENCY = 4.5
+_LOW_FACTOR = 1.2
 
 
 def vector_count(f: Filtering, r: Correlation, tile: Tile) -> int:
@@ -67,7 +68,7 @@ def _by_channels(f: Filtering, r: Correlation, tile: Tile, blocks: int, machine:
     sweeps, heights = ceil_div(vectors, tile.vectors), panels * ceil_div(ceil_div(tiles, panels), tile.rows)
     width, height = vectors / sweeps, max(tile.rows / 2, tiles / heights)
     step = max(width * height, max((width + height) / 2, _LATENCY) * machine.multiply_adds) / 2
-    steps = r.c * sweeps * heights * step / GEMM_SHARE
+    steps = r.c * sweeps * heights * step / GEMM_SHARE * (_LOW_FACTOR if tile.rows == 4 else 1)
     steps += vectors * vector_count(f, r, tile) * tile.lanes * _TRANSPOSE_STEPS
     cycles = sweeps * heights * ceil_div(r.c, _DEPTH) * _PRODUCT_CYCLES
     return f.alpha**2 * (steps * machine.step + cycles * machine.cycle)
