@@ -30,6 +30,8 @@ VEC_FUNCTION void outer_sums(
     const real *from[ROWS];
     tile_fetch fetch = *ahead;
     int64_t p = 0;
+    /* vectors that are apart are weights: where few tiles share them, or fetch in few of their steps, each has many */
+    const int many = apart && (tile_rows <= ROWS / 2 || FETCH_STEPS > 1);
     /* rows past the last one repeat it, and their sums are dropped */
     TILE_UNROLL
     for (int i = 0; i < tile_rows; i++)
@@ -42,7 +44,7 @@ VEC_FUNCTION void outer_sums(
 #ifdef TILE_BY_HAND
     if (copy == NULL && offsets == NULL && tile_rows == ROWS && vectors > 1) {
         for (; p + TILE_BY_HAND <= depth; p += TILE_BY_HAND) {
-            if (apart && tile_rows <= ROWS / 2)
+            if (many)
                 fetch_lines(&fetch, vectors);
             else
                 fetch_next(&fetch);
@@ -68,7 +70,7 @@ VEC_FUNCTION void outer_sums(
 #endif
     for (; p < depth; p++) {
         if (p % FETCH_STEPS == 0) {
-            if (apart && tile_rows <= ROWS / 2)
+            if (many)
                 fetch_lines(&fetch, vectors);
             else
                 fetch_next(&fetch);
