@@ -93,6 +93,7 @@ def _longer(r: Correlation, tile: Tile) -> float:
 
 
 def _panels(r: Correlation, tile: Tile) -> int:
+    """Panels of output channels, each as wide as the tile or less."""
     return ceil_div(ceil_div(r.k, tile.lanes), tile.vectors)
 
 
