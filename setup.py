@@ -124,12 +124,58 @@ def _write_abi() -> None:
     _write(GENERATED / "abi.pxi", "\n".join(declarations) + "\n")
 
 
+#: What several of Winograd's kernels call: the function that is specialised for an F(m, r), and its parameters.
+WINOGRAD_SHARED = {
+    "winograd_every_input": (
+        "winograd_transform_input",
+        "const winograd_args *a, const winograd_block *b, int64_t g, int64_t begin, int64_t end, real *v, "
+        "real *scratch",
+    ),
+    "winograd_every_weight": (
+        "winograd_weight_rows",
+        "const real *w, int64_t w_k, int64_t w_c, int64_t w_h, int64_t w_w, int64_t c, int64_t left, int64_t group, "
+        "int64_t groups, real *u, real *taps",
+    ),
+    "winograd_every_output": (
+        "winograd_transform_output",
+        "const winograd_args *a, const winograd_block *b, int64_t g, int64_t first_k, const real *p, real *rows",
+    ),
+}
+#: A kernel's name after that of its F(m, r), the function that is specialised for it, and its arguments.
+WINOGRAD_STAGES = {
+    "weight": ("winograd_transform_weight", "winograd_f2_weight_args"),
+    "forward": ("winograd_forward", "winograd_args"),
+    "input": ("winograd_only_input", "winograd_args"),
+    "output": ("winograd_only_output", "winograd_args"),
+    "grad_transform": ("winograd_grad_transform", "winograd_grad_args"),
+    "grad_multiply": ("winograd_grad_multiply", "winograd_grad_args"),
+    "grad_weight": ("winograd_inverse_grad", "winograd_grad_args"),
+}
+
+
 def _write_winograd() -> None:
-    """Winograd's constant products as C, from exact matrices."""
+    """Winograd's constant products as C, from exact matrices, and its kernels, of which each F(m, r) has its own."""
     transforms = runpy.run_path(str(SOURCE / "algorithms" / "winograd" / "transforms.py"))["transforms"]
-    family = [transforms(*each) for each in runpy.run_path(str(SOURCE / "kernels" / "abi.py"))["WINOGRAD"]]
-    header = runpy.run_path(str(SOURCE / "kernels" / "codegen.py"))["c_header"](family)
+    abi = runpy.run_path(str(SOURCE / "kernels" / "abi.py"))
+    family = {each: transforms(*each) for each in abi["WINOGRAD"]}
+    header = runpy.run_path(str(SOURCE / "kernels" / "codegen.py"))["c_header"](list(family.values()))
     _write(GENERATED / "winograd_transforms.h", header)
+    lines = []
+    for name, (function, parameters) in WINOGRAD_SHARED.items():
+        names = ", ".join(parameter.split()[-1].lstrip("*") for parameter in parameters.split(","))
+        lines.append(f"cdef void {name}(int f, {parameters}) noexcept nogil:")
+        for t in family.values():
+            lines += [f"    if f == {t.code}:", f"        {function}({t.code}, {names})"]
+    kernels = []
+    for each, t in family.items():
+        for stage, (function, struct) in WINOGRAD_STAGES.items():
+            kernel = f"winograd_{each.name}_{stage}"
+            if kernel in abi["SIGNATURES"]:
+                kernels.append(kernel)
+                lines.append(f"cdef void {kernel}(const int64_t *args, char *s, int64_t i, int64_t j) noexcept nogil:")
+                lines.append(f"    {function}({t.code}, <const {struct} *>args, s, i, j)")
+    lines.append(f"WINOGRAD_KERNELS = {{{', '.join(f'{name!r}: address({name})' for name in kernels)}}}")
+    _write(GENERATED / "winograd_kernels.pxi", "\n".join(lines) + "\n")
 
 
 def _kernel_extensions(isas: list[str]) -> list[Extension]:

@@ -122,7 +122,7 @@ def test_tolerance_decides(rng):
 
 def test_family_name_chooses_a_member():
     ((name, _),) = cf.plan(PROBLEM, algorithm="winograd").algorithms.values()
-    assert name in ("winograd_f2", "winograd_f4", "winograd_f6")
+    assert name in ("winograd_f2", "winograd_f3", "winograd_f4", "winograd_f6")
 
 
 def test_reference_is_the_last_resort_and_warns_once(monkeypatch, rng):

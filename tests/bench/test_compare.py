@@ -172,7 +172,7 @@ def test_functional_mode_and_filters():
     ]
     assert found.mode == "functional"
     family = quickly(SMALL, passes=["forward"], algorithms=["winograd"])
-    assert {row.algorithm for row in family.rows} == {"winograd_f2", "winograd_f4", "winograd_f6"}
+    assert {row.algorithm for row in family.rows} == {"winograd_f2", "winograd_f3", "winograd_f4", "winograd_f6"}
 
 
 def test_threads_hold_inside_only():

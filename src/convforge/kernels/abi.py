@@ -77,12 +77,13 @@ class Filtering(NamedTuple):
 
     @property
     def has_weight_gradient(self) -> bool:
-        """Whether there are kernels for the gradient by the weight, too."""
-        return (self.r, self.stride) == (3, 1)
+        """Whether there are kernels for the gradient by the weight, too: of the sizes that serve most maps."""
+        return (self.r, self.stride) == (3, 1) and self.m != 3
 
 
+_SIZES = ((2, 3, 1), (3, 3, 1), (4, 3, 1), (6, 3, 1), (4, 5, 1), (2, 3, 2), (4, 3, 2))
 #: Those that have kernels.
-WINOGRAD = tuple(Filtering(*each) for each in ((2, 3, 1), (4, 3, 1), (6, 3, 1), (4, 5, 1), (2, 3, 2), (4, 3, 2)))
+WINOGRAD = tuple(Filtering(*each) for each in _SIZES)
 
 SIGNATURES: dict[str, tuple[str, ...]] = {
     # weight view -> packed[g][ceil(k / ROWS)][c * kh * kw][ROWS], rows past k zero; items: g * ceil(k / ROWS)

@@ -8,7 +8,7 @@ from convforge.algorithms.winograd import policy
 POLICIES = tuple(
     Policy(
         f"winograd_f{m}",
-        policy.PASSES,
+        policy.passes(family),
         ("conv",),
         partial(policy.refuses, family),
         partial(policy.cost, family),

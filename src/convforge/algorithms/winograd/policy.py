@@ -30,6 +30,11 @@ PASSES = ("forward", "grad_input", "grad_weight")
 _MOST_HELD = 48 << 20
 
 
+def passes(family: Sequence[Filtering]) -> tuple[str, ...]:
+    """What ``family`` does for some problem."""
+    return PASSES if any(f.has_weight_gradient for f in family) else PASSES[:2]
+
+
 def refuses(family: Sequence[Filtering], problem: Problem, pass_: str) -> str | None:
     """Why none of ``family`` does this pass of this problem, or None."""
     reason = refuses_all_but_2d(problem)
@@ -116,7 +121,7 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
 #: Measured on one core: steps (a machine's time of two multiply-adds) for a vector of a channel's transformed input,
 #: for a vector of a row of input or output, for a vector of a transformed weight, for the taps of one; for an element
 #: put into its phase or taken from it; seconds for a block of tiles and for a call.
-_TILE_STEPS = {"f2": 1.5, "f4": 2.0, "f6": 3.4, "f4_5x5": 4.0, "f2_s2": 1.0, "f4_s2": 2.0}
+_TILE_STEPS = {"f2": 1.5, "f3": 1.8, "f4": 2.0, "f6": 3.4, "f4_5x5": 4.0, "f2_s2": 1.0, "f4_s2": 2.0}
 _ROW_STEPS = 8
 _WEIGHT_STEPS = 4
 _TAPS_STEPS = 2.5
@@ -152,6 +157,7 @@ def error(family: Sequence[Filtering], problem: Problem, pass_: str) -> float:
 #: a and b of the transforms' and the products' error.
 _ERRORS = {
     "f2": (1.0, 0.25),
+    "f3": (2.7, 0.62),
     "f4": (3.5, 0.75),
     "f6": (14.0, 3.2),
     "f4_5x5": (14.0, 3.2),

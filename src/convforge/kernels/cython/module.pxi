@@ -3,6 +3,14 @@
 from libc.string cimport memcpy, memset
 
 include "vectors.pxi"
+
+ctypedef void (*kernel_function)(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil
+
+
+cdef size_t address(kernel_function kernel):
+    return <size_t>kernel
+
+
 include "abi.pxi"
 include "weights.pxi"
 include "phases.pxi"
@@ -22,6 +30,7 @@ include "winograd_output.pxi"
 include "winograd_products.pxi"
 include "winograd.pxi"
 include "winograd_grad.pxi"
+include "winograd_kernels.pxi"
 include "direct.pxi"
 include "direct_grad.pxi"
 include "depthwise_pack.pxi"
@@ -40,13 +49,6 @@ include "pooling_places.pxi"
 include "pooling_max.pxi"
 include "pooling_avg.pxi"
 
-ctypedef void (*kernel_function)(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil
-
-
-cdef size_t address(kernel_function kernel):
-    return <size_t>kernel
-
-
 FINGERPRINT = ABI_FINGERPRINT.decode()
 KERNELS = {
     "pack_weight": address(pack_weight),
@@ -63,39 +65,6 @@ KERNELS = {
     "zero_products": address(zero_products),
     "add_padding": address(add_padding),
     "winograd_products": address(winograd_products),
-    "winograd_f2_weight": address(winograd_f2_weight),
-    "winograd_f2_forward": address(winograd_f2_forward),
-    "winograd_f2_input": address(winograd_f2_input),
-    "winograd_f2_output": address(winograd_f2_output),
-    "winograd_f2_grad_transform": address(winograd_f2_grad_transform),
-    "winograd_f2_grad_multiply": address(winograd_f2_grad_multiply),
-    "winograd_f2_grad_weight": address(winograd_f2_grad_weight),
-    "winograd_f4_weight": address(winograd_f4_weight),
-    "winograd_f4_forward": address(winograd_f4_forward),
-    "winograd_f4_input": address(winograd_f4_input),
-    "winograd_f4_output": address(winograd_f4_output),
-    "winograd_f4_grad_transform": address(winograd_f4_grad_transform),
-    "winograd_f4_grad_multiply": address(winograd_f4_grad_multiply),
-    "winograd_f4_grad_weight": address(winograd_f4_grad_weight),
-    "winograd_f6_weight": address(winograd_f6_weight),
-    "winograd_f6_forward": address(winograd_f6_forward),
-    "winograd_f6_input": address(winograd_f6_input),
-    "winograd_f6_output": address(winograd_f6_output),
-    "winograd_f6_grad_transform": address(winograd_f6_grad_transform),
-    "winograd_f6_grad_multiply": address(winograd_f6_grad_multiply),
-    "winograd_f6_grad_weight": address(winograd_f6_grad_weight),
-    "winograd_f4_5x5_weight": address(winograd_f4_5x5_weight),
-    "winograd_f4_5x5_forward": address(winograd_f4_5x5_forward),
-    "winograd_f4_5x5_input": address(winograd_f4_5x5_input),
-    "winograd_f4_5x5_output": address(winograd_f4_5x5_output),
-    "winograd_f2_s2_weight": address(winograd_f2_s2_weight),
-    "winograd_f2_s2_forward": address(winograd_f2_s2_forward),
-    "winograd_f2_s2_input": address(winograd_f2_s2_input),
-    "winograd_f2_s2_output": address(winograd_f2_s2_output),
-    "winograd_f4_s2_weight": address(winograd_f4_s2_weight),
-    "winograd_f4_s2_forward": address(winograd_f4_s2_forward),
-    "winograd_f4_s2_input": address(winograd_f4_s2_input),
-    "winograd_f4_s2_output": address(winograd_f4_s2_output),
     "gemm_tile": address(gemm_tile),
     "dot_tile": address(dot_tile),
     "peak": address(peak),
@@ -117,4 +86,5 @@ KERNELS = {
     "max_pool_backward": address(max_pool_backward),
     "avg_pool_forward": address(avg_pool_forward),
     "avg_pool_backward": address(avg_pool_backward),
+    **WINOGRAD_KERNELS,
 }

@@ -230,31 +230,3 @@ cdef inline void winograd_inverse_grad(
                             value = winograd_exact_grad(a, g, k, c + lane, tap // 3, tap % 3)
                         out[lane * a.out_c + tap // 3 * a.out_h + tap % 3 * a.out_w] = value
             c += LANES
-
-
-cdef void winograd_f2_grad_transform(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_grad_transform(231, <const winograd_grad_args *>args, scratch, begin, end)
-
-cdef void winograd_f4_grad_transform(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_grad_transform(431, <const winograd_grad_args *>args, scratch, begin, end)
-
-cdef void winograd_f6_grad_transform(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_grad_transform(631, <const winograd_grad_args *>args, scratch, begin, end)
-
-cdef void winograd_f2_grad_multiply(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_grad_multiply(231, <const winograd_grad_args *>args, scratch, begin, end)
-
-cdef void winograd_f4_grad_multiply(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_grad_multiply(431, <const winograd_grad_args *>args, scratch, begin, end)
-
-cdef void winograd_f6_grad_multiply(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_grad_multiply(631, <const winograd_grad_args *>args, scratch, begin, end)
-
-cdef void winograd_f2_grad_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_inverse_grad(231, <const winograd_grad_args *>args, scratch, begin, end)
-
-cdef void winograd_f4_grad_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_inverse_grad(431, <const winograd_grad_args *>args, scratch, begin, end)
-
-cdef void winograd_f6_grad_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_inverse_grad(631, <const winograd_grad_args *>args, scratch, begin, end)

@@ -120,21 +120,3 @@ cdef inline void winograd_transform_input(
     for channel in range(begin, end):
         winograd_rows(f, a, b, <const real *>a.x + (g * a.c + channel) * a.x_c, body, halo, zeros)
         winograd_columns(f, b, targets, body, halo, keep)
-
-# A function for all F(m, r), called by several kernels: inlined in each of them it would be compiled as often.
-cdef void winograd_every_input(
-    int f, const winograd_args *a, const winograd_block *b, int64_t g, int64_t begin, int64_t end, real *v,
-    real *scratch,
-) noexcept nogil:
-    if f == 231:
-        winograd_transform_input(231, a, b, g, begin, end, v, scratch)
-    elif f == 431:
-        winograd_transform_input(431, a, b, g, begin, end, v, scratch)
-    elif f == 631:
-        winograd_transform_input(631, a, b, g, begin, end, v, scratch)
-    elif f == 451:
-        winograd_transform_input(451, a, b, g, begin, end, v, scratch)
-    elif f == 232:
-        winograd_transform_input(232, a, b, g, begin, end, v, scratch)
-    elif f == 432:
-        winograd_transform_input(432, a, b, g, begin, end, v, scratch)

@@ -122,20 +122,3 @@ cdef inline void winograd_transform_output(
             if row == th:
                 row = 0
                 image += 1
-
-# The same as of the input transform.
-cdef void winograd_every_output(
-    int f, const winograd_args *a, const winograd_block *b, int64_t g, int64_t first_k, const real *p, real *rows,
-) noexcept nogil:
-    if f == 231:
-        winograd_transform_output(231, a, b, g, first_k, p, rows)
-    elif f == 431:
-        winograd_transform_output(431, a, b, g, first_k, p, rows)
-    elif f == 631:
-        winograd_transform_output(631, a, b, g, first_k, p, rows)
-    elif f == 451:
-        winograd_transform_output(451, a, b, g, first_k, p, rows)
-    elif f == 232:
-        winograd_transform_output(232, a, b, g, first_k, p, rows)
-    elif f == 432:
-        winograd_transform_output(432, a, b, g, first_k, p, rows)

@@ -94,25 +94,6 @@ cdef inline void winograd_weight_rows(
             first += channels
 
 
-# The same as of the input transform.
-cdef void winograd_every_weight(
-    int f, const real *w, int64_t w_k, int64_t w_c, int64_t w_h, int64_t w_w, int64_t c, int64_t left, int64_t group,
-    int64_t groups, real *u, real *taps,
-) noexcept nogil:
-    if f == 231:
-        winograd_weight_rows(231, w, w_k, w_c, w_h, w_w, c, left, group, groups, u, taps)
-    elif f == 431:
-        winograd_weight_rows(431, w, w_k, w_c, w_h, w_w, c, left, group, groups, u, taps)
-    elif f == 631:
-        winograd_weight_rows(631, w, w_k, w_c, w_h, w_w, c, left, group, groups, u, taps)
-    elif f == 451:
-        winograd_weight_rows(451, w, w_k, w_c, w_h, w_w, c, left, group, groups, u, taps)
-    elif f == 232:
-        winograd_weight_rows(232, w, w_k, w_c, w_h, w_w, c, left, group, groups, u, taps)
-    elif f == 432:
-        winograd_weight_rows(432, w, w_k, w_c, w_h, w_w, c, left, group, groups, u, taps)
-
-
 cdef inline void winograd_transform_weight(
     int f, const winograd_f2_weight_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
@@ -128,22 +109,3 @@ cdef inline void winograd_transform_weight(
             first % a.k_block // GROUP, groups,
             <real *>a.u + (g * k_blocks + block) * area * (a.k_block * a.c + LANES), <real *>scratch,
         )
-
-
-cdef void winograd_f2_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_transform_weight(231, <const winograd_f2_weight_args *>args, scratch, begin, end)
-
-cdef void winograd_f4_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_transform_weight(431, <const winograd_f2_weight_args *>args, scratch, begin, end)
-
-cdef void winograd_f6_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_transform_weight(631, <const winograd_f2_weight_args *>args, scratch, begin, end)
-
-cdef void winograd_f4_5x5_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_transform_weight(451, <const winograd_f2_weight_args *>args, scratch, begin, end)
-
-cdef void winograd_f2_s2_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_transform_weight(232, <const winograd_f2_weight_args *>args, scratch, begin, end)
-
-cdef void winograd_f4_s2_weight(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
-    winograd_transform_weight(432, <const winograd_f2_weight_args *>args, scratch, begin, end)
