@@ -9,7 +9,7 @@ import pytest
 
 import convforge as cf
 from convforge.algorithms.lowering import correlations, phases
-from convforge.algorithms.winograd import policy, products, programs
+from convforge.algorithms.winograd import lanes, policy, programs
 from convforge.algorithms.winograd.transforms import default_points, transforms
 from convforge.kernels import codegen
 from convforge.kernels.abi import WINOGRAD
@@ -107,8 +107,8 @@ def test_programs_are_short():
         for name, t in FAMILY.items()
     }
     assert lengths == {
-        "f2": [4, 3, 4], "f3": [11, 5, 8], "f4": [12, 6, 12], "f6": [24, 9, 20], "f4_5x5": [24, 15, 16], "f2_s2": [2, 1, 4],
-        "f4_s2": [15, 3, 16],
+        "f2": [4, 3, 4], "f3": [11, 5, 8], "f4": [12, 6, 12], "f6": [24, 9, 20], "f4_5x5": [24, 15, 16],
+        "f2_s2": [2, 1, 4], "f4_s2": [15, 3, 16],
     }  # fmt: skip
     gradients = {
         which: [len(codegen.straight(codegen.products(FAMILY[name])[which]).steps) for name in ("f2", "f4", "f6")]
@@ -244,11 +244,12 @@ def test_channels_are_in_the_lanes_where_tiles_would_leave_many_idle(isa):
 
     def chosen(text):
         (r,) = correlations(cf.parse(text), "forward")
-        return products.by_channels(F6, r, tile, 1, here)
+        return lanes.by_channels(F6, r, tile, 1, 4, here)
 
     assert chosen("n1c512k512i14x14f3x3p1") == (isa != "neon")  # 9 tiles
-    assert chosen("n1c128k128i28x28f3x3p1") == (isa == "avx512")  # 25 tiles
-    assert not chosen("n1c128k128i48x48f3x3p1")  # 64 tiles
+    assert chosen("n1c128k128i28x28f3x3p1") == (isa != "neon")  # 25 tiles
+    assert not chosen("n1c128k128i46x46f3x3p1g32")  # 64 tiles of 4 channels
+    assert not chosen("n1c128k128i900x900f3x3p1")  # rows that the second cache could not hold
 
 
 def _cases(texts, passes):
@@ -271,25 +272,28 @@ def _cases(texts, passes):
     ),
 )  # fmt: skip
 def test_bits_do_not_depend_on_how_the_tiles_are_cut(kernel, text, pass_, rng, monkeypatch):
-    """Fused or in two stages, whatever the blocks and the lanes: the same sums in the same order."""
+    """Fused or in two stages, whatever the blocks: the same sums in the same order, with tiles or channels in lanes."""
     problem = cf.parse(text)
     if reason := kernel.refuses(problem, pass_):
         pytest.skip(reason)
     m = int(kernel.name[-1])
-    arrays = calls.arrays_for(problem, rng)
-    expected = calls.run(kernel, problem, pass_, {**arrays, "bias": None})
+    arrays = {**calls.arrays_for(problem, rng), "bias": None}
+    exact = calls.exact(problem, pass_, arrays)
     (whole,) = correlations(problem, pass_)
     r = phases(whole)
     tile = machine().tile(problem.dtype)
     vectors = -(-r.n * -(-r.output[0] // m) * -(-r.output[1] // m) // tile.lanes)
-    by_channels = (False, True) if tile.group == tile.lanes else (False,)
-    for (blocks, k_block, c_block), lanes in product(((1, 16, 0), (2, 64, 2), (vectors, 32, 1)), by_channels):
-        if blocks > vectors or vectors / blocks > 16:
-            continue
-        cut = programs.Blocking(blocks, k_block, c_block, lanes)
-        monkeypatch.setattr(programs, "blocking", lambda *_, cut=cut: cut)
-        monkeypatch.setattr(programs, "unprepared", lambda *_, cut=cut: cut if cut.c_block else None)
-        np.testing.assert_array_equal(calls.run(kernel, problem, pass_, {**arrays, "bias": None}), expected)
+    for channels in (False, True) if tile.group == tile.lanes else (False,):
+        results = []
+        for blocks, k_block, c_block in ((1, 16, 0), (2, 64, 2), (vectors, 32, 1)):
+            if blocks > vectors or vectors / blocks > 16:
+                continue
+            cut = programs.Blocking(blocks, k_block, c_block * (tile.lanes if channels else 1), channels)
+            monkeypatch.setattr(programs, "blocking", lambda *_, cut=cut: cut)
+            monkeypatch.setattr(programs, "unprepared", lambda *_, cut=cut: cut if cut.c_block else None)
+            results.append(calls.run(kernel, problem, pass_, arrays))
+            np.testing.assert_array_equal(results[-1], results[0])
+        assert calls.relative_error(results[0], exact) <= kernel.error(problem, pass_)
 
 
 @pytest.mark.parametrize(
@@ -319,14 +323,23 @@ def test_bits_do_not_depend_on_when_weights_are_transformed(kernel, text, pass_,
 
 @pytest.mark.parametrize(
     ("kernel", "text", "pass_"),
-    _cases(("n2c3k5i17x23f3x3p1", "n2c3k5i17x23f5x5p2", "n2c3k5i17x23f3x3s2p1", "n2c3k5i17x23f3x3p3d3"), ("forward",)),
-)
-def test_non_finite_outputs_leave_the_others_alone(kernel, text, pass_, rng):
+    _cases(
+        (
+            "n2c3k5i17x23f3x3p1:bias", "n2c3k5i17x23f5x5p2:bias", "n2c3k5i17x23f3x3s2p1:bias",
+            "n2c3k5i17x23f3x3p3d3:bias",
+        ),
+        ("forward",),
+    ),
+)  # fmt: skip
+@pytest.mark.parametrize("channels", [False, True], ids=["tiles", "channels"])
+def test_non_finite_outputs_leave_the_others_alone(kernel, text, pass_, channels, rng, monkeypatch):
     """Tiles around a NaN are repaired output by output; what the NaN does not reach keeps its value."""
     problem = cf.parse(text)
     if reason := kernel.refuses(problem, pass_):
         pytest.skip(reason)
-    arrays = {**calls.arrays_for(problem, rng), "bias": None}
+    tile = machine().tile(problem.dtype)
+    monkeypatch.setattr(programs, "by_channels", lambda *_: channels and tile.group == tile.lanes)
+    arrays = {**calls.arrays_for(problem, rng), "bias": np.arange(problem.k, dtype=problem.dtype)}
     clean = calls.run(kernel, problem, pass_, arrays)
     arrays["x"][1, 2, 8, 11] = np.nan
     y = calls.run(kernel, problem, pass_, arrays)
@@ -361,10 +374,11 @@ def test_dilated_batches_in_parts(kernel, rng, monkeypatch):
     problem = cf.parse("n6c8k9i12x13f3x3p2d2x3")
     if reason := kernel.refuses(problem, "forward"):
         pytest.skip(reason)
-    arrays = calls.arrays_for(problem, rng)
-    expected = calls.run(kernel, problem, "forward", arrays)
     here = machine()
     tile = here.tile(problem.dtype)
+    monkeypatch.setattr(programs, "by_channels", lambda *_: tile.group == tile.lanes)
+    arrays = calls.arrays_for(problem, rng)
+    expected = calls.run(kernel, problem, "forward", arrays)
     for most, parts in ((1, 6), (programs._PHASE_BYTES, 1), (40_000, 3)):
         monkeypatch.setattr(programs, "_PHASE_BYTES", most)
         stages = kernel.policy.program(problem, "forward", tile, here).stages

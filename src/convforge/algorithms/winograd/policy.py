@@ -13,7 +13,7 @@ import numpy as np
 
 from convforge.algorithms.lowering import correlations, phases
 from convforge.algorithms.stages import ceil_div, refuses_all_but_2d, round_up
-from convforge.algorithms.winograd import products, programs
+from convforge.algorithms.winograd import lanes, programs
 from convforge.kernels.abi import WINOGRAD, Filtering
 from convforge.problem import ConvProblem, Problem
 
@@ -78,10 +78,10 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
     area, channels = f.alpha**2, p.c + p.k
     if pass_ == "grad_weight":
         (r,) = correlations(p, "forward")
-        tiles, rows = products.tile_count(f, r), round_up(r.k, tile.rows)
+        tiles, rows = lanes.tile_count(f, r), round_up(r.k, tile.rows)
         multiply_adds = area * p.groups * rows * round_up(r.c, tile.lanes) * tiles / tile.lanes
         vectors = area * channels * ceil_div(tiles, tile.lanes)
-        steps = multiply_adds / (2 * products.GEMM_SHARE) + vectors * (_TRANSFORM_STEPS + _PACK_STEPS)
+        steps = multiply_adds / (2 * lanes.GEMM_SHARE) + vectors * (_TRANSFORM_STEPS + _PACK_STEPS)
         sums = area * p.k * r.c * itemsize * ceil_div(tiles, 256)
         return steps * machine.step + sums / _CACHE_BANDWIDTH + _CALL_SECONDS
     (whole,) = correlations(p, pass_)
@@ -90,13 +90,7 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
     if mode == "functional":
         direct = programs.unprepared(f, r, tile, itemsize, machine)
         cut = direct or cut
-    rows, columns = r.output
-    vectors = products.vector_count(f, r, tile)
-    width = ceil_div(columns, f.m) * f.step
-    halo = f.halo if width - r.padding[1] < r.input[1] else 0
-    runs = ceil_div(rows, f.m) * f.alpha * ceil_div(width + halo, tile.lanes)
-    steps = area * vectors * (r.c + r.k) * _TILE_STEPS[f.name]
-    steps += r.n * (runs * r.c + rows * ceil_div(columns, tile.lanes) * r.k) * _ROW_STEPS
+    steps = 0.0
     if r is not whole:
         held = programs.phase_bytes(whole, itemsize)
         if mode == "functional" and direct is None:
@@ -106,7 +100,8 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
         steps += r.n * (r.c * prod(r.input) + r.k * r.pixels) * _PHASE_STEPS
     if mode == "functional":
         steps += r.c * round_up(r.k, tile.group) * (area / tile.lanes * _WEIGHT_STEPS + _TAPS_STEPS)
-    a_group = products.seconds(f, r, tile, cut.blocks, machine) + steps * machine.step + cut.blocks * _BLOCK_SECONDS
+    a_group = lanes.seconds(f, r, tile, cut.blocks, cut.by_channels, machine)
+    a_group += steps * machine.step + cut.blocks * _BLOCK_SECONDS
     seconds = r.groups * a_group + _CALL_SECONDS
     weight = area * r.groups * r.c * r.k * itemsize
     if weight > machine.l3 // 2 and direct is None:
@@ -118,11 +113,8 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
     return seconds
 
 
-#: Measured on one core: steps (a machine's time of two multiply-adds) for a vector of a channel's transformed input,
-#: for a vector of a row of input or output, for a vector of a transformed weight, for the taps of one; for an element
-#: put into its phase or taken from it; seconds for a block of tiles and for a call.
-_TILE_STEPS = {"f2": 1.5, "f3": 1.8, "f4": 2.0, "f6": 3.4, "f4_5x5": 4.0, "f2_s2": 1.0, "f4_s2": 2.0}
-_ROW_STEPS = 8
+#: Measured on one core: steps (a machine's time of two multiply-adds) for a vector of a transformed weight, for the
+#: taps of one; for an element put into its phase or taken from it; seconds for a block of tiles and for a call.
 _WEIGHT_STEPS = 4
 _TAPS_STEPS = 2.5
 _PHASE_STEPS = 1.5
@@ -144,7 +136,7 @@ def error(family: Sequence[Filtering], problem: Problem, pass_: str) -> float:
     assert isinstance(problem, ConvProblem)
     p, f = problem, next(_fitting(family, problem))
     if pass_ == "grad_weight":
-        terms, outputs = products.tile_count(f, correlations(p, "forward")[0]), p.k * p.c // p.groups * 9
+        terms, outputs = lanes.tile_count(f, correlations(p, "forward")[0]), p.k * p.c // p.groups * 9
     else:
         (r,) = correlations(p, pass_)
         terms, outputs = r.c, r.n * r.groups * r.k * r.pixels

@@ -17,8 +17,7 @@ from convforge.algorithms.lowering import (
     weight_fields,
 )
 from convforge.algorithms.stages import ALIGNMENT, ceil_div, even_items, round_up
-from convforge.algorithms.winograd import products
-from convforge.algorithms.winograd.products import tile_count, vector_count
+from convforge.algorithms.winograd.lanes import by_channels, pixel_elements, tile_count, vector_count
 from convforge.program import Program, Slot, Stage, View, buffer
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ _MOST_VECTORS = 16
 _LEAST_BLOCKS = 8
 _FUSED_ITEMS = 4
 _LEAST_ITEMS = 8
-#: Channels that an item of the first of two stages transforms.
+#: Channels that an item of the first of two stages transforms: whole vectors of any instruction set.
 _CHANNELS = 16
 #: Phases of images and of outputs that are in the workspace at a time, unless one image's are more.
 _PHASE_BYTES = 32 << 20
@@ -55,9 +54,10 @@ class Blocking:
     k_block
         Output channels whose products are held at a time, a multiple of the tile's group.
     c_block
-        Input channels transformed by one item of the first of two stages; 0 if one kernel does everything.
+        Input channels transformed by one item of the first of two stages, whole vectors where they are in the lanes; 0
+        if one kernel does everything.
     by_channels
-        Whether products have output channels in the lanes, not tiles.
+        Whether channels are in the lanes, not tiles.
     """
 
     blocks: int
@@ -85,24 +85,27 @@ def blocking(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: M
     largest = max(tile.vectors, min(_MOST_VECTORS, fitting))
     blocks = max(ceil_div(vectors, largest), blocks)
     blocks = min(vectors, even_items(blocks * r.groups, machine) // r.groups)
+    channels = by_channels(f, r, tile, blocks, itemsize, machine)
     if blocks * r.groups >= _FUSED_ITEMS:
-        return _blocked(f, r, tile, itemsize, machine, blocks, 1, 0)
-    return _two_stages(f, r, tile, itemsize, machine, largest)
+        return _blocked(f, r, tile, itemsize, machine, blocks, 1, 0, channels)
+    return _two_stages(f, r, tile, itemsize, machine, largest, channels)
 
 
 def unprepared(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> Blocking | None:
     """Two stages whose second transforms the weights of a block of output channels just before their products.
 
-    None where it is better to transform them all first: they are few, or fewer than the transformed input.
+    None where it is better to transform them all first: they are few, or fewer than the transformed input. What is in
+    the lanes is the same, and so are the bits.
     """
     per_channel = f.alpha**2 * r.c * itemsize
     tiles = vector_count(f, r, tile) * tile.lanes
     weight, transformed = per_channel * r.k, per_channel * tiles
     if weight < machine.l2:
         return None
-    if weight < machine.l3 // 8 and not blocking(f, r, tile, itemsize, machine).c_block:
+    prepared = blocking(f, r, tile, itemsize, machine)
+    if weight < machine.l3 // 8 and not prepared.c_block:
         return None
-    cut = _two_stages(f, r, tile, itemsize, machine, _MOST_VECTORS)
+    cut = _two_stages(f, r, tile, itemsize, machine, _MOST_VECTORS, prepared.by_channels)
     most = max(2 * tile.rows, machine.l3 // 4 // per_channel)  # whose transformed weights stay in the L3 cache
     if transformed > machine.l3 // 2:
         # the input comes from memory for each block of output channels; the weight, else, would go there and back
@@ -112,14 +115,17 @@ def unprepared(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine:
     return replace(cut, k_block=min(cut.k_block, round_up(most, tile.group)))
 
 
-def _two_stages(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine, largest: int) -> Blocking:
+def _two_stages(
+    f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine, largest: int, channels: bool
+) -> Blocking:
     blocks = ceil_div(vector_count(f, r, tile), largest)
-    return _blocked(f, r, tile, itemsize, machine, blocks, ceil_div(_LEAST_ITEMS, blocks * r.groups), _CHANNELS)
+    items = ceil_div(_LEAST_ITEMS, blocks * r.groups)
+    return _blocked(f, r, tile, itemsize, machine, blocks, items, _CHANNELS, channels)
 
 
 def _blocked(
     f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine, blocks: int, least_items: int,
-    c_block: int,
+    c_block: int, channels: bool,
 ) -> Blocking:  # fmt: skip
     """So many blocks of tiles, and the blocks of output channels whose products join the input in the L2 cache.
 
@@ -127,12 +133,11 @@ def _blocked(
     half as many as input channels then move less (measured on 512 channels: twice as fast as with 8). A register tile
     of few rows is as wide as it can be where output channels are in its lanes: its sums would else wait for each other.
     """
-    by_channels = products.by_channels(f, r, tile, blocks, machine)
     per_channel = f.alpha**2 * ceil_div(vector_count(f, r, tile), blocks) * tile.lanes * itemsize
     fitting = machine.l2 * 3 // 4 // per_channel - r.c
     parts = max(ceil_div(r.k, max(fitting, r.c // 2, 2 * tile.rows)), min(least_items, ceil_div(r.k, 4 * tile.rows)))
-    k_block = round_up(ceil_div(r.k, parts), tile.columns if by_channels and tile.rows == 4 else tile.group)
-    return Blocking(blocks, min(k_block, round_up(r.k, tile.group)), c_block, by_channels)
+    k_block = round_up(ceil_div(r.k, parts), tile.columns if channels and tile.rows == 4 else tile.group)
+    return Blocking(blocks, min(k_block, round_up(r.k, tile.group)), c_block, channels)
 
 
 def plain(f: Filtering, r: Correlation, dtype: str, tile: Tile, machine: Machine) -> Program:
@@ -230,11 +235,17 @@ def _stages(
     """Stages, and elements of workspace and scratch; with 0 for "u" the weight is transformed in the second stage."""
     area, lanes = f.alpha**2, tile.lanes
     vectors = ceil_div(vector_count(f, r, tile), cut.blocks)  # of the largest block
-    v_step = area * (r.c * vectors + ceil_div(vectors, tile.vectors)) * lanes
-    held = area * cut.k_block * vectors * lanes
+    if cut.by_channels:
+        tiles = min(tile_count(f, r), vectors * lanes)
+        v_step = area * (tiles * (round_up(r.c, lanes) + lanes) + lanes)
+        held = area * (tiles * round_up(cut.k_block, lanes) + lanes)
+        rows = pixel_elements(f, r, tile, cut.blocks)
+    else:
+        v_step = area * (r.c * vectors + ceil_div(vectors, tile.vectors)) * lanes
+        held = area * cut.k_block * vectors * lanes
+        rows = _rows_elements(f, vectors, lanes, r.input[1])
     taps = _TAP_CHANNELS * f.r**2 * tile.group
-    sums = vectors * lanes * tile.columns if cut.by_channels else 0
-    scratch = max(held + max(_rows_elements(f, vectors, lanes, r.input[1]), sums), taps)
+    scratch = max(held + rows, taps)
     args = {
         **shared, "blocks": cut.blocks, "v_step": v_step, "c_block": cut.c_block, "k_block": cut.k_block,
         "by_channels": int(cut.by_channels),

@@ -19,8 +19,7 @@
  * a is [depth][lda] or, by_row, [rows][lda], or where offsets are given a[offsets[p] + row], for as many rows as the
  * tile has; b is [depth][ldb] and read in whole vectors, or where these are apart, so many elements from one to the
  * next, they are [depth][LANES] each. Of them, tile_rows <= ROWS rows and some vectors count. Where copy is not NULL,
- * copy[depth][COLUMNS] receives what was read of b. lda of [depth][lda] is ROWS or GROUP, or any where vectors are
- * apart. */
+ * copy[depth][COLUMNS] receives what was read of b. lda of [depth][lda] is ROWS or GROUP. */
 VEC_FUNCTION void outer_sums(
     int tile_rows, int vectors, int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets,
     int64_t rows, const real *b, int64_t ldb, int64_t apart, real *copy, const tile_fetch *ahead,
@@ -48,14 +47,14 @@ VEC_FUNCTION void outer_sums(
                 fetch_lines(&fetch, vectors);
             else
                 fetch_next(&fetch);
-            if (by_row && vectors == 2)
+            if (apart && vectors == 2)
+                apart_by_hand_2(a + p, lda, b, apart, sums);
+            else if (apart)
+                apart_by_hand_3(a + p, lda, b, apart, sums);
+            else if (by_row && vectors == 2)
                 rows_by_hand_2(a + p, lda, b, ldb, sums);
             else if (by_row)
                 rows_by_hand_3(a + p, lda, b, ldb, sums);
-            else if (apart && vectors == 2)
-                apart_by_hand_2(a + p * lda, lda, b, apart, sums);
-            else if (apart)
-                apart_by_hand_3(a + p * lda, lda, b, apart, sums);
             else if (lda == ROWS && vectors == 2)
                 tile_by_hand_2(a + p * ROWS, b, ldb, sums);
             else if (lda == ROWS)
@@ -185,12 +184,12 @@ static TILE_APART void gemm_in_place(
     gemm(0, depth, a, 0, offsets, b, ldb, 0, ahead, c, ldc, NULL, rows, columns, accumulate);
 }
 
-/* The same of a[depth][lda] and b[ceil(columns / LANES)][depth][LANES]. */
+/* The same of a[rows][lda] and b[ceil(columns / LANES)][depth][LANES]. */
 static TILE_APART void gemm_apart(
     int64_t depth, const real *a, int64_t lda, const real *b, const tile_fetch *ahead, real *c, int64_t ldc,
     int64_t rows, int64_t columns, int accumulate)
 {
-    gemm(0, depth, a, lda, NULL, b, LANES, depth * LANES, ahead, c, ldc, NULL, rows, columns, accumulate);
+    gemm(1, depth, a, lda, NULL, b, LANES, depth * LANES, ahead, c, ldc, NULL, rows, columns, accumulate);
 }
 
 /* The same of a[rows][lda]. */

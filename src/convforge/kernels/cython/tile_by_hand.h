@@ -24,10 +24,9 @@
     "vbroadcasts" TILE_TYPE " " a ",%%ymm15\n\t" TILE_ADD(row, 0, "12") TILE_ADD(row, 1, "13")
 #define TILE_ROW_OF_3(row, a) TILE_ROW_OF_2(row, a) TILE_ADD(row, 2, "14")
 #define TILE_ROWS(row, step, a) row(0, a(step, 0)) row(1, a(step, 1)) row(2, a(step, 2)) row(3, a(step, 3))
-/* where a row's element of a step is read: packed, from whole vectors, each step or each row by itself */
+/* where a row's element of a step is read: packed, from whole vectors, or each row by itself */
 #define TILE_PACKED(step, row) TILE_BYTES "*(4*" #step "+" #row ")(%[a])"
 #define TILE_OF_LANES(step, row) TILE_BYTES "*(" TILE_LANES "*" #step "+" #row ")(%[a])"
-#define TILE_BY_STEP(step, row) TILE_BYTES "*" #row TILE_ROW_##step
 #define TILE_BY_ROW(step, row) TILE_BYTES "*" #step TILE_ROW_##row
 #define TILE_ROW_0 "(%[a])"
 #define TILE_ROW_1 "(%[a],%[lda])"
@@ -53,7 +52,7 @@
 
 /* For 2 and 3 vectors. tile_by_hand: sums[row][column] += sum over p < 4 of a[p][row] * b[p][column], in this order.
  * sweep_by_hand: the same of a[p][LANES]. rows_by_hand: of a[row][p], lda elements from one row to the next.
- * apart_by_hand: of a[p][lda], and column j of b[j / LANES][p][j % LANES], `apart` elements from vector to vector. */
+ * apart_by_hand: likewise, and column j of b[j / LANES][p][j % LANES], `apart` elements from vector to vector. */
 #define TILE_PACKED_OF(name, vectors, a_of)                                                                            \
     VEC_FUNCTION void name(const real *a, const real *b, int64_t ldb, vec sums[ROWS][VECTORS])                         \
     {                                                                                                                  \
@@ -81,7 +80,7 @@
     {                                                                                                                  \
         int64_t step = lda * (int64_t)sizeof(real);                                                                    \
         __asm__("leaq (%[lda],%[lda],2),%%rcx\n\t" TILE_LINES_APART(                                                   \
-                    TILE_APART_##vectors, TILE_ROW_OF_##vectors, TILE_BY_STEP)                                         \
+                    TILE_APART_##vectors, TILE_ROW_OF_##vectors, TILE_BY_ROW)                                         \
                 : TILE_SUMS_OF_##vectors(sums)                                                                         \
                 : [a] "r"(a), [lda] "r"(step), [b] "r"(b), [apart] "r"(apart * (int64_t)sizeof(real))                  \
                 : "rcx", "xmm12", "xmm13", "xmm14", "xmm15", "memory");                                                \
@@ -119,7 +118,6 @@ VEC_FUNCTION void windows_by_hand(
 #undef TILE_ROW_1
 #undef TILE_ROW_0
 #undef TILE_BY_ROW
-#undef TILE_BY_STEP
 #undef TILE_OF_LANES
 #undef TILE_PACKED
 #undef TILE_ROWS

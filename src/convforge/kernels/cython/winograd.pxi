@@ -12,19 +12,27 @@ cdef inline const real *winograd_nth_weight(int f, const winograd_args *a, int64
 
 cdef inline void winograd_multiply(
     int f, const winograd_args *a, const winograd_block *b, int64_t first_k, const real *u, const real *v, real *p,
-    real *rest,
 ) noexcept nogil:
-    """The products of a block of output channels; ``rest`` is scratch."""
+    """The products of a block of output channels."""
     cdef winograd_products_args of
     of.u, of.v, of.p, of.area = <int64_t>u, <int64_t>v, <int64_t>p, winograd_area(f)
     of.c, of.k, of.tiles, of.vectors = a.c, min(a.k_block, a.k - first_k), b.tiles, b.vectors
     of.by_channels = a.by_channels
-    winograd_products(<const int64_t *>&of, <char *>rest, 0, winograd_area(f))
+    winograd_products(<const int64_t *>&of, NULL, 0, winograd_area(f))
 
 
 # Elements of v of a block
 cdef inline int64_t winograd_input_size(int f, const winograd_args *a, const winograd_block *b) noexcept nogil:
+    if a.by_channels:
+        return winograd_area(f) * (b.tiles * winograd_input_pitch(a.c) + LANES)
     return winograd_area(f) * (a.c * b.vectors + b.panels) * LANES
+
+
+# Elements of p of a block of output channels
+cdef inline int64_t winograd_products_size(int f, const winograd_args *a, const winograd_block *b) noexcept nogil:
+    if a.by_channels:
+        return winograd_area(f) * (b.tiles * winograd_product_pitch(a.k_block) + LANES)
+    return winograd_area(f) * a.k_block * b.vectors * LANES
 
 
 # Where a block's v begins among all of them
@@ -43,11 +51,11 @@ cdef inline void winograd_forward(
     for item in range(begin, end):
         b = winograd_nth_block(f, a, item % a.blocks)
         p = v + winograd_input_size(f, a, &b)
-        rest = p + winograd_area(f) * a.k_block * b.vectors * LANES
+        rest = p + winograd_products_size(f, a, &b)
         winograd_every_input(f, a, &b, item // a.blocks, 0, a.c, v, rest)
         k = 0
         while k < a.k:
-            winograd_multiply(f, a, &b, k, winograd_nth_weight(f, a, item // a.blocks, k), v, p, rest)
+            winograd_multiply(f, a, &b, k, winograd_nth_weight(f, a, item // a.blocks, k), v, p)
             winograd_every_output(f, a, &b, item // a.blocks, k, p, rest)
             k += a.k_block
 
@@ -94,6 +102,6 @@ cdef inline void winograd_only_output(
                         a.c, a.k - k - group * GROUP, group, groups, own, p,
                     )
         b = winograd_nth_block(f, a, block)
-        rest = p + winograd_area(f) * a.k_block * b.vectors * LANES
-        winograd_multiply(f, a, &b, k, u, winograd_nth_input(f, a, g, block), p, rest)
+        rest = p + winograd_products_size(f, a, &b)
+        winograd_multiply(f, a, &b, k, u, winograd_nth_input(f, a, g, block), p)
         winograd_every_output(f, a, &b, g, k, p, rest)

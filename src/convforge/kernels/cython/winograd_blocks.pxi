@@ -1,18 +1,22 @@
-# Winograd F(m, r) in two dimensions, with tiles in the lanes.
+# Winograd F(m, r) in two dimensions, with tiles or channels in the lanes.
 #
 # Tiles are numbered through image, tile row and tile column; a block is a run of tiles, of some vectors of LANES. From
 # one tile to the next are step = stride * m inputs, and halo = r - stride of a tile's alpha inputs belong to the next
-# one too. The columns of a block's tile rows abut in *virtual rows*: tile t of the block has its first columns at
-# t * step, and its last ones, the halo, where the next tile of the same tile row begins. A block is split into panels
-# of at most VECTORS vectors, the register tile's width. With xi = 0 .. alpha^2 - 1:
+# one too. With xi = 0 .. alpha^2 - 1 and tiles in the lanes:
 #
 #   v[panel][xi][c][tiles]  transformed input
 #   u[k block][xi][part of c][k / GROUP][c][GROUP]
 #                           transformed weight, in the order of its use; parts of at most WINOGRAD_DEPTH channels
 #   p[panel][k][xi][tiles]  products, of one block of output channels
 #
-# The products have tiles in the lanes or, by_channels, output channels: then no lane idles where tiles are few.
-# LANES idle elements after each xi of v and u spread them over the sets of the caches.
+# A block is split into panels of at most VECTORS vectors, the register tile's width. The columns of its tile rows abut
+# in *virtual rows*: tile t of the block has its first columns at t * step, and its last ones, the halo, where the next
+# tile of the same tile row begins. With channels in the lanes (by_channels), of the same u:
+#
+#   v[xi][tile][c]          c rounded up to whole vectors, and one more
+#   p[xi][tile][k]          k rounded up to whole vectors
+#
+# LANES idle elements after each xi of v and u, and of this p, spread them over the sets of the caches.
 # f is a constant in each kernel, the code of an F(m, r): 100 m + 10 r + stride. The products by its matrices and the
 # shuffles come from winograd_transforms.h.
 

@@ -1,4 +1,4 @@
-# The input transform of Winograd F(m, r): v[panel][xi][c][tiles].
+# The input transform of Winograd F(m, r) with tiles in the lanes: v[panel][xi][c][tiles].
 
 # Where a vector of tiles of a channel goes: between one xi and the next are pitch elements, to the next channel step.
 cdef struct winograd_target:
@@ -98,6 +98,9 @@ cdef inline void winograd_transform_input(
     real *scratch,
 ) noexcept nogil:
     """Channels ``begin`` to ``end`` of group g, transformed to ``v``."""
+    if a.by_channels:
+        winograd_channels_input(f, a, b, g, begin, end, v, scratch)
+        return
     cdef int alpha = winograd_alpha(f)
     cdef int64_t tiles = b.vectors * LANES, tw = ceil_div(a.ow, winograd_m(f)), i, panel, first, width, channel
     cdef winograd_target targets[WINOGRAD_VECTORS]

@@ -1,4 +1,4 @@
-# The output transform of Winograd F(m, r), and what it does about outputs that are not finite.
+# The output transform of Winograd F(m, r) with tiles in the lanes, and what it does about outputs that are not finite.
 
 cdef inline vec winograd_tiles(int f, const real *p, int64_t step, real *rows, int64_t pitch) noexcept nogil:
     """A^T both ways on LANES tiles: m virtual rows; the sum of all is NaN or infinite if any output is."""
@@ -45,14 +45,16 @@ cdef real winograd_exact(
 
 cdef void winograd_repair(
     int f, const winograd_args *a, int64_t image, int64_t g, int64_t k, int64_t top, int64_t left, int64_t height,
-    int64_t width, real *rows, int64_t pitch,
+    int64_t width, real *rows, int64_t pitch, int64_t step, real bias,
 ) noexcept nogil:
     """Outputs that are not finite, again by the definition: only those stay that the definition makes so."""
     cdef int64_t i, j, stride = f % 10
+    cdef real *at
     for i in range(height):
         for j in range(width):
-            if rows[i * pitch + j] - rows[i * pitch + j] != 0:
-                rows[i * pitch + j] = winograd_exact(
+            at = rows + i * pitch + j * step
+            if at[0] - at[0] != 0:
+                at[0] = bias + winograd_exact(
                     winograd_r(f), a, image, g, k, (top + i) * stride - a.ph, (left + j) * stride - a.pw
                 )
 
@@ -61,6 +63,9 @@ cdef inline void winograd_transform_output(
     int f, const winograd_args *a, const winograd_block *b, int64_t g, int64_t first_k, const real *p, real *rows,
 ) noexcept nogil:
     """The outputs of a block of output channels from their products; ``rows`` is scratch of m virtual rows."""
+    if a.by_channels:
+        winograd_channels_output(f, a, b, g, first_k, p, rows)
+        return
     cdef int m = winograd_m(f)
     cdef int64_t th = ceil_div(a.oh, m), tw = ceil_div(a.ow, m), area = winograd_area(f)
     cdef int64_t image, row, column, done, run, height, columns, k, panel, group, first, width, i, q
@@ -100,7 +105,7 @@ cdef inline void winograd_transform_output(
             columns = min(run * m, a.ow - column * m)
             if sum - sum != 0:
                 winograd_repair(
-                    f, a, image, g, k, row * m, column * m, height, columns, rows + done * m, pitch
+                    f, a, image, g, k, row * m, column * m, height, columns, rows + done * m, pitch, 1, 0
                 )
             source = rows + done * m
             out = <real *>a.out + image * a.out_n + (g * a.k + k) * a.out_k + row * m * a.out_h + column * m

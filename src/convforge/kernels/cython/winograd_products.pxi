@@ -50,42 +50,26 @@ cdef inline void winograd_by_tiles(
             gemm_sweep(width, depth, rows, u + padded * channel, v + channel * width, p, a.area * width, part > 0)
 
 
-cdef inline void winograd_transpose(
-    const real *sums, int64_t vectors, int64_t rows, real *to, int64_t step
-) noexcept nogil:
-    """to[channel * step + tile] = sums[tile][channel] of a vector of channels, of which there are ``rows``."""
-    cdef vec block[LANES]
-    cdef int64_t vector, i
-    for vector in range(vectors):
-        for i in range(LANES):
-            block[i] = vec_load(sums + (vector * LANES + i) * COLUMNS)
-        vec_transpose(LANES, block)
-        for i in range(LANES):
-            if i < rows:
-                vec_store(to + i * step + vector * LANES, block[i])
-
-
-cdef inline void winograd_by_channels(
-    const winograd_products_args *a, const winograd_block *b, int64_t xi, real *sums
-) noexcept nogil:
-    """The same with output channels in the lanes, of which GROUP are; ``sums`` is [tiles][COLUMNS]."""
+cdef inline void winograd_by_channels(const winograd_products_args *a, int64_t xi) noexcept nogil:
+    """The same with output channels in the lanes, of which GROUP are."""
     cdef const real *u = <const real *>a.u + xi * winograd_weight_step(a)
+    cdef int64_t lda = winograd_input_pitch(a.c), ldc = winograd_product_pitch(a.k)
+    cdef const real *v = <const real *>a.v + xi * (a.tiles * lda + LANES)
+    cdef real *p = <real *>a.p + xi * (a.tiles * ldc + LANES)
     cdef int64_t vectors = ceil_div(a.k, LANES), sweeps = ceil_div(vectors, VECTORS), sweep, vector, more
-    cdef int64_t parts = ceil_div(a.c, WINOGRAD_DEPTH), part, channel, depth, panel, first, width
-    cdef int64_t tiles, steps, step, top, share, i
+    cdef int64_t parts = ceil_div(a.c, WINOGRAD_DEPTH), part, channel, depth
+    cdef int64_t steps = ceil_div(a.tiles, ROWS), step, top, share, i
     cdef const real *weight
-    cdef const real *v
-    cdef real *p
     cdef tile_fetch ahead
     for sweep in range(sweeps):
         vector = vectors * sweep // sweeps
         more = vectors * (sweep + 1) // sweeps - vector
+        # each tile of the product fetches its share of the next weights: of the next part, sweep or xi
+        share = ceil_div(more * LANES, steps)
         for part in range(parts):
             channel = a.c * part // parts
             depth = a.c * (part + 1) // parts - channel
             weight = u + (vectors * channel + vector * depth) * LANES
-            # each tile of the product fetches its share of the next weights: of the next part, sweep or xi
-            share = ceil_div(more * LANES, ceil_div(b.tiles, ROWS))
             if part + 1 < parts:
                 i = a.c * (part + 2) // parts - channel - depth
                 ahead = fetch_along(weight + ((vectors - vector) * depth + vector * i) * LANES, share)
@@ -93,40 +77,21 @@ cdef inline void winograd_by_channels(
                 ahead = fetch_along(u + (vector + more) * (a.c // parts) * LANES, share)
             else:
                 ahead = fetch_along(u + winograd_weight_step(a), share)
-            for panel in range(b.panels):
-                first = winograd_panel(b, panel)
-                width = (winograd_panel(b, panel + 1) - first) * LANES
-                v = winograd_panel_input(a, xi, panel, first, width) + channel * width
-                tiles = min(b.tiles - first * LANES, width)
-                steps = ceil_div(tiles, ROWS)
-                for step in range(steps):
-                    top = tiles * step // steps
-                    gemm_apart(
-                        depth, v + top, width, weight, &ahead, sums + (first * LANES + top) * COLUMNS, COLUMNS,
-                        tiles * (step + 1) // steps - top, more * LANES, part > 0,
-                    )
-                    ahead.at += share * depth
-        for panel in range(b.panels):
-            first = winograd_panel(b, panel)
-            width = (winograd_panel(b, panel + 1) - first) * LANES
-            p = winograd_panel_products(a, xi, first, width)
-            for i in range(more):
-                winograd_transpose(
-                    sums + (first * COLUMNS + i) * LANES, width // LANES, a.k - (vector + i) * LANES,
-                    p + (vector + i) * LANES * a.area * width, a.area * width,
+            for step in range(steps):
+                top = a.tiles * step // steps
+                gemm_apart(
+                    depth, v + top * lda + channel, lda, weight, &ahead, p + top * ldc + vector * LANES, ldc,
+                    a.tiles * (step + 1) // steps - top, more * LANES, part > 0,
                 )
+                ahead.at += share * depth
 
 
 cdef void winograd_products(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const winograd_products_args *a = <const winograd_products_args *>args
     cdef winograd_block b = winograd_products_block(a)
-    cdef real *sums = <real *>scratch
-    cdef int64_t xi, i
-    if a.by_channels:  # past the last tile there is nothing that could be slow to compute with, or not finite
-        for i in range(b.tiles * COLUMNS, b.vectors * LANES * COLUMNS):
-            sums[i] = 0
+    cdef int64_t xi
     for xi in range(begin, end):
         if a.by_channels:
-            winograd_by_channels(a, &b, xi, sums)
+            winograd_by_channels(a, xi)
         else:
             winograd_by_tiles(a, &b, xi)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convforge.kernels.numba.winograd_blocks import Blocks, factories
+from convforge.kernels.numba.winograd_blocks import Blocks, factories, pitches
+from convforge.kernels.numba.winograd_channels import channels_input, channels_output
 from convforge.kernels.numba.winograd_input import input_transform
 from convforge.kernels.numba.winograd_output import output_transform
 from convforge.kernels.numba.winograd_weight import weight_transform
@@ -17,45 +18,93 @@ if TYPE_CHECKING:
 
 
 def _multiply(target: Target, filtering: Filtering, shape: Blocks) -> Inner:
-    """Make ``multiply(args, tiles, vectors, first_k, u, x, to, rest)``: the products of a block of output channels.
+    """Make ``multiply(args, tiles, vectors, first_k, u, x, to)``: the products of a block of output channels.
 
-    ``u``, ``x`` and ``to`` are addresses, ``rest`` that of scratch.
+    ``u``, ``x`` and ``to`` are addresses.
     """
     f = shape.f
     area = filtering.alpha**2
     products = target.kernel("winograd_products")
 
     @target.jit
-    def multiply(args, tiles, vectors, first_k, u, x, to, rest):
+    def multiply(args, tiles, vectors, first_k, u, x, to):
         k = min(args[f.k_block], args[f.k] - first_k)
-        products((u, x, to, args[f.c], k, area, tiles, vectors, args[f.by_channels]), rest, 0, area)
+        products((u, x, to, args[f.c], k, area, tiles, vectors, args[f.by_channels]), 0, 0, area)
 
     return multiply
 
 
+def _transform_input(target: Target, filtering: Filtering, shape: Blocks) -> Inner:
+    """Make ``transform_input(args, first, tiles, vectors, panels, g, begin, end, to, scratch)``, for either lanes."""
+    f = shape.f
+    by_tiles, by_channels = input_transform(target, filtering, shape), channels_input(target, filtering, shape)
+
+    @target.jit
+    def transform_input(args, first, tiles, vectors, panels, g, begin, end, to, scratch):
+        if args[f.by_channels] != 0:
+            by_channels(args, first, tiles, g, begin, end, to, scratch)
+        else:
+            by_tiles(args, first, tiles, vectors, panels, g, begin, end, to, scratch)
+
+    return transform_input
+
+
+def _transform_output(target: Target, filtering: Filtering, shape: Blocks) -> Inner:
+    """Make ``transform_output(args, first, tiles, vectors, panels, g, first_k, products, rest)``, likewise."""
+    v, f = target.v, shape.f
+    by_tiles, by_channels = output_transform(target, filtering, shape), channels_output(target, filtering, shape)
+
+    @target.jit
+    def transform_output(args, first, tiles, vectors, panels, g, first_k, products, rest):
+        if args[f.by_channels] != 0:
+            by_channels(args, first, tiles, g, first_k, v.pointer(products), v.pointer(rest))
+        else:
+            by_tiles(args, first, tiles, vectors, panels, g, first_k, v.pointer(products), v.pointer(rest))
+
+    return transform_output
+
+
+def _sizes(target: Target, filtering: Filtering, shape: Blocks) -> tuple[Inner, Inner]:
+    """Make ``input_bytes(args, tiles, vectors, panels)`` and ``product_bytes(args, tiles, vectors)`` of a block."""
+    f, lanes = shape.f, target.lanes
+    input_pitch, product_pitch = pitches(target)
+    unit = filtering.alpha**2 * target.v.itemsize
+
+    @target.jit
+    def input_bytes(args, tiles, vectors, panels):
+        if args[f.by_channels] != 0:
+            return (tiles * input_pitch(args[f.c]) + lanes) * unit
+        return (args[f.c] * vectors + panels) * lanes * unit
+
+    @target.jit
+    def product_bytes(args, tiles, vectors):
+        if args[f.by_channels] != 0:
+            return (tiles * product_pitch(args[f.k_block]) + lanes) * unit
+        return args[f.k_block] * vectors * lanes * unit
+
+    return input_bytes, product_bytes
+
+
 def _forward(filtering: Filtering, target: Target) -> Callable[..., None]:
     """Everything for one block of tiles after another."""
-    v, lanes = target.v, target.lanes
-    area = filtering.alpha**2
     shape = Blocks(target, filtering, "forward")
     f, block, weight_offset = shape.f, shape.block, shape.weight_offset
-    transform_input = input_transform(target, filtering, shape)
+    transform_input = _transform_input(target, filtering, shape)
     multiply = _multiply(target, filtering, shape)
-    transform_output = output_transform(target, filtering, shape)
+    transform_output = _transform_output(target, filtering, shape)
+    input_bytes, product_bytes = _sizes(target, filtering, shape)
 
     def kernel(args, scratch, begin, end):
         for item in range(begin, end):
             g, number = item // args[f.blocks], item % args[f.blocks]
             first, tiles, vectors, panels = block(args, number)
-            products = scratch + area * (args[f.c] * vectors + panels) * lanes * v.itemsize
-            rest = products + area * args[f.k_block] * vectors * lanes * v.itemsize
+            products = scratch + input_bytes(args, tiles, vectors, panels)
+            rest = products + product_bytes(args, tiles, vectors)
             transform_input(args, first, tiles, vectors, panels, g, 0, args[f.c], scratch, rest)
             for k in range(0, args[f.k], args[f.k_block]):
                 u = args[f.u] + weight_offset(args, g, k)
-                multiply(args, tiles, vectors, k, u, scratch, products, rest)
-                transform_output(
-                    args, first, tiles, vectors, panels, g, k, v.pointer(products), v.pointer(rest)
-                )  # fmt: skip
+                multiply(args, tiles, vectors, k, u, scratch, products)
+                transform_output(args, first, tiles, vectors, panels, g, k, products, rest)
 
     return kernel
 
@@ -65,7 +114,7 @@ def _input(filtering: Filtering, target: Target) -> Callable[..., None]:
     v = target.v
     shape = Blocks(target, filtering, "input")
     f, block = shape.f, shape.block
-    transform_input = input_transform(target, filtering, shape)
+    transform_input = _transform_input(target, filtering, shape)
 
     def kernel(args, scratch, begin, end):
         parts = (args[f.c] + args[f.c_block] - 1) // args[f.c_block]
@@ -91,7 +140,8 @@ def _output(filtering: Filtering, target: Target) -> Callable[..., None]:
     f, block, weight_offset = shape.f, shape.block, shape.weight_offset
     weight_rows = weight_transform(target, filtering)
     multiply = _multiply(target, filtering, shape)
-    transform_output = output_transform(target, filtering, shape)
+    transform_output = _transform_output(target, filtering, shape)
+    _, product_bytes = _sizes(target, filtering, shape)
 
     @target.call
     def transform_weight(args, g, first_k, u, taps):
@@ -119,9 +169,9 @@ def _output(filtering: Filtering, target: Target) -> Callable[..., None]:
                     transform_weight(args, g, k, v.pointer(u), v.pointer(products))
             first, tiles, vectors, panels = block(args, number)
             x = args[f.v] + (g * args[f.blocks] + number) * args[f.v_step] * v.itemsize
-            rows = products + area * args[f.k_block] * vectors * lanes * v.itemsize
-            multiply(args, tiles, vectors, k, u, x, products, rows)
-            transform_output(args, first, tiles, vectors, panels, g, k, v.pointer(products), v.pointer(rows))
+            rest = products + product_bytes(args, tiles, vectors)
+            multiply(args, tiles, vectors, k, u, x, products)
+            transform_output(args, first, tiles, vectors, panels, g, k, products, rest)
 
     return kernel
 

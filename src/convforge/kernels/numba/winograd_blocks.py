@@ -1,18 +1,22 @@
-"""Winograd F(m, r) in two dimensions, with tiles in the lanes.
+"""Winograd F(m, r) in two dimensions, with tiles or channels in the lanes.
 
 Tiles are numbered through image, tile row and tile column; a block is a run of tiles, of some vectors of lanes. From
-one tile to the next are step = stride * m inputs, and halo = r - stride of a tile's alpha inputs belong to the next
-one too. The columns of a block's tile rows abut in *virtual rows*: tile t of the block has its first columns at
-t * step, and its last ones, the halo, where the next tile of the same tile row begins. A block is split into panels of
-at most ``vectors`` vectors, the register tile's width. With xi = 0 .. alpha^2 - 1:
+one tile to the next are step = stride * m inputs, and halo = r - stride of a tile's alpha inputs belong to the next one
+too. With xi = 0 .. alpha^2 - 1 and tiles in the lanes:
 
     v[panel][xi][c][tiles]  transformed input
     u[k block][xi][part of c][k / group][c][group]
                             transformed weight, in the order of its use; parts of at most DEPTH channels
     p[panel][k][xi][tiles]  products, of one block of output channels
 
-The products have tiles in the lanes or, by_channels, output channels: then no lane idles where tiles are few.
-``lanes`` idle elements after each xi of v and u spread them over the sets of the caches.
+A block is split into panels of at most ``vectors`` vectors, the register tile's width. The columns of its tile rows
+abut in *virtual rows*: tile t of the block has its first columns at t * step, and its last ones, the halo, where the
+next tile of the same tile row begins. With channels in the lanes (by_channels), of the same u:
+
+    v[xi][tile][c]          c rounded up to whole vectors, and one more
+    p[xi][tile][k]          k rounded up to whole vectors
+
+``lanes`` idle elements after each xi of v and u, and of this p, spread them over the sets of the caches.
 The functions that are unrolled over a tile are generated source; their arithmetic comes from
 :mod:`convforge.kernels.codegen`.
 """
@@ -44,6 +48,18 @@ def product_by(target: Target, filtering: Filtering, which: str) -> Inner:
 def panel_start(target: Target) -> Inner:
     """Make ``panel_start(vectors, panels, panel)``: the first vector of a panel."""
     return target.jit(lambda vectors, panels, panel: vectors * panel // panels)
+
+
+def pitches(target: Target) -> tuple[Inner, Inner]:
+    """Make ``input_pitch(c)`` and ``product_pitch(k)``: elements from tile to tile where channels are in the lanes.
+
+    That of the input is not a power of two, whose lines compete for few sets of the cache.
+    """
+    lanes = target.lanes
+    return (
+        target.jit(lambda c: ((c + lanes - 1) // lanes + 1) * lanes),
+        target.jit(lambda k: (k + lanes - 1) // lanes * lanes),
+    )
 
 
 class Blocks:

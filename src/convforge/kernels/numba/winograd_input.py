@@ -1,4 +1,4 @@
-"""The input transform of Winograd F(m, r): v[panel][xi][c][tiles]."""
+"""The input transform of Winograd F(m, r) with tiles in the lanes: v[panel][xi][c][tiles]."""
 
 from __future__ import annotations
 

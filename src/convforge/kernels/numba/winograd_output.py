@@ -1,8 +1,8 @@
-"""The output transform of Winograd F(m, r), and what it does about outputs that are not finite."""
+"""The output transform of Winograd F(m, r) with tiles in the lanes, and what is done about non-finite outputs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convforge.kernels import codegen
 from convforge.kernels.numba.generate import define, names, shuffles
@@ -13,27 +13,12 @@ if TYPE_CHECKING:
     from convforge.kernels.numba.translate import Inner, Target
 
 
-def output_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inner:
-    """Make ``transform_output(args, first, tiles, vectors, panels, g, first_k, products, rows)``: rows is scratch."""
-    v, lanes, tile_rows = target.v, target.lanes, target.rows
-    f, place, panel_start = shape.f, shape.place, shape.panel_start
-    m, r, stride, alpha = filtering.m, filtering.r, filtering.stride, filtering.alpha
+def repairing(target: Target, filtering: Filtering, f: Any) -> Inner:
+    """Make ``repair(args, image, g, k, top, left, height, width, rows, pitch, step, bias)``.
 
-    lines = ["def tiles_output(p, step, rows, pitch):"]
-    for j in range(alpha):
-        loads = [f"v.load(p, {i * alpha + j} * step)" for i in range(alpha)]
-        lines += [f"    {', '.join(f'h{i}_{j}' for i in range(m))} = product({', '.join(loads)})"]
-    lines += ["    total = v.zero()"]
-    for i in range(m):
-        lines += [f"    {names('o', m)} = product({', '.join(f'h{i}_{j}' for j in range(alpha))})"]
-        lines += [f"    total = total + o{j}" for j in range(m)]
-        lines += [f"    {names('o', m)} = interleave({names('o', m)})"]
-        lines += [f"    v.store(rows, {i} * pitch + {j * lanes}, o{j})" for j in range(m)]
-    lines += ["    return total"]
-    product = product_by(target, filtering, "output")
-    interleave = shuffles(target, codegen.interleave(m, lanes), "interleave")
-    # A^T both ways on a vector of tiles: m virtual rows; the sum of all is NaN or infinite if any output is
-    tiles_output = target.call(define("tiles_output", lines, v=v, product=product, interleave=interleave))
+    It computes outputs that are not finite again, by the definition: only those stay that the definition makes so.
+    """
+    v, r, stride = target.v, filtering.r, filtering.stride
 
     @target.call
     def exact(args, image, g, k, top, left):
@@ -54,14 +39,40 @@ def output_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inn
         return v.extract(total, 0)
 
     @target.call
-    def repair(args, image, g, k, top, left, height, width, rows, pitch):
-        """Outputs that are not finite, again by the definition: only those stay that the definition makes so."""
+    def repair(args, image, g, k, top, left, height, width, rows, pitch, step, bias):
         for i in range(height):
             for j in range(width):
-                if rows[i * pitch + j] - rows[i * pitch + j] != 0:
-                    rows[i * pitch + j] = exact(
+                at = i * pitch + j * step
+                if rows[at] - rows[at] != 0:
+                    rows[at] = bias + exact(
                         args, image, g, k, (top + i) * stride - args[f.ph], (left + j) * stride - args[f.pw]
                     )
+
+    return repair
+
+
+def output_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inner:
+    """Make ``transform_output(args, first, tiles, vectors, panels, g, first_k, products, rows)``: rows is scratch."""
+    v, lanes, tile_rows = target.v, target.lanes, target.rows
+    f, place, panel_start = shape.f, shape.place, shape.panel_start
+    m, alpha = filtering.m, filtering.alpha
+    repair = repairing(target, filtering, f)
+
+    lines = ["def tiles_output(p, step, rows, pitch):"]
+    for j in range(alpha):
+        loads = [f"v.load(p, {i * alpha + j} * step)" for i in range(alpha)]
+        lines += [f"    {', '.join(f'h{i}_{j}' for i in range(m))} = product({', '.join(loads)})"]
+    lines += ["    total = v.zero()"]
+    for i in range(m):
+        lines += [f"    {names('o', m)} = product({', '.join(f'h{i}_{j}' for j in range(alpha))})"]
+        lines += [f"    total = total + o{j}" for j in range(m)]
+        lines += [f"    {names('o', m)} = interleave({names('o', m)})"]
+        lines += [f"    v.store(rows, {i} * pitch + {j * lanes}, o{j})" for j in range(m)]
+    lines += ["    return total"]
+    product = product_by(target, filtering, "output")
+    interleave = shuffles(target, codegen.interleave(m, lanes), "interleave")
+    # A^T both ways on a vector of tiles: m virtual rows; the sum of all is NaN or infinite if any output is
+    tiles_output = target.call(define("tiles_output", lines, v=v, product=product, interleave=interleave))
 
     def transform_output(args, first, tiles, vectors, panels, g, first_k, products, rows):
         th, tw = (args[f.oh] + m - 1) // m, (args[f.ow] + m - 1) // m
@@ -91,7 +102,8 @@ def output_transform(target: Target, filtering: Filtering, shape: Blocks) -> Inn
                 columns = min(run * m, args[f.ow] - column * m)
                 if sum_ - sum_ != 0:
                     repair(
-                        args, image, g, k, row * m, column * m, height, columns, v.advance(rows, done * m), pitch
+                        args, image, g, k, row * m, column * m, height, columns, v.advance(rows, done * m), pitch, 1,
+                        v.extract(v.zero(), 0),
                     )  # fmt: skip
                 source = v.advance(rows, done * m)
                 out = v.advance(

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from convforge.kernels import abi
 from convforge.kernels.numba.fetch import fetching
-from convforge.kernels.numba.gemm import transposed
 from convforge.kernels.numba.generate import define
-from convforge.kernels.numba.winograd_blocks import DEPTH, panel_start
+from convforge.kernels.numba.winograd_blocks import DEPTH, panel_start, pitches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,18 +70,18 @@ def _sweep_vectors(target: Target, vectors: int, at_once: int) -> Inner:
 
 
 def _apart(target: Target) -> Inner:
-    """Make ``apart(depth, x, pitch, u, ahead, ahead_step, sums, rows, vectors, accumulate)``.
+    """Make ``apart(depth, x, pitch, u, ahead, ahead_step, p, step, rows, vectors, accumulate)``.
 
-    sums[row][column] = sum over c of x[c][row] * u[column / LANES][c][column % LANES], plus sums itself to accumulate,
-    of at most ROWS rows and some vectors of columns; rows of ``x`` lie ``pitch`` apart.
+    p[row][column] = sum over c of x[row][c] * u[column / LANES][c][column % LANES], plus p itself to accumulate, of at
+    most ROWS rows and some vectors of columns; rows lie ``pitch`` and ``step`` apart.
     """
     # every second of the larger tiles' heights: each size takes a quarter of a second to compile
     heights, widths = range(target.rows // 2, target.rows + 1, target.rows // 4), range(1, target.vectors + 1)
     tiles = {f"tile{i}_{j}": _apart_tile(target, i, j) for i in heights for j in widths}
-    lines = ["def apart(depth, x, pitch, u, ahead, ahead_step, sums, rows, vectors, accumulate):"]
+    lines = ["def apart(depth, x, pitch, u, ahead, ahead_step, p, step, rows, vectors, accumulate):"]
     for i, j in product(heights, widths):
         lines += [f"    if rows <= {i} and vectors == {j}:"]
-        lines += [f"        return tile{i}_{j}(depth, x, pitch, u, ahead, ahead_step, sums, rows, accumulate)"]
+        lines += [f"        return tile{i}_{j}(depth, x, pitch, u, ahead, ahead_step, p, step, rows, accumulate)"]
     return target.jit(define("apart", lines, **tiles))
 
 
@@ -90,8 +89,10 @@ def _apart_tile(target: Target, tile_rows: int, vectors: int) -> Inner:
     """Make it for one size of the tile."""
     v, lanes = target.v, target.lanes
     rows, columns = range(tile_rows), range(vectors)
-    lines = ["def apart_tile(depth, x, pitch, u, ahead, ahead_step, sums, rows, accumulate):"]
+    lines = ["def apart_tile(depth, x, pitch, u, ahead, ahead_step, to, step, rows, accumulate):"]
     lines += [f"    s{i}_{j} = v.zero()" for i in rows for j in columns]
+    # rows past the last one repeat it
+    lines += [f"    x{i} = v.advance(x, min({i}, rows - 1) * pitch)" for i in rows]
     lines += [f"    u{j} = v.advance(u, {j * lanes} * depth)" for j in columns]
     lines += ["    for p in range(depth):"]
     lines += [f"        {fetching(target).step()}"]
@@ -100,47 +101,24 @@ def _apart_tile(target: Target, tile_rows: int, vectors: int) -> Inner:
         lines += [f"        {fetching(target).step(number)}" for number in more]
     lines += [f"        w{j} = v.load(u{j}, p * {lanes})" for j in columns]
     for i in rows:
-        lines += [f"        scale = v.broadcast(x[{i}])"]
+        lines += [f"        scale = v.broadcast(x{i}[p])"]
         lines += [f"        s{i}_{j} = v.fma(scale, w{j}, s{i}_{j})" for j in columns]
-    lines += ["        x = v.advance(x, pitch)"]
     for i in rows:
         lines += [f"    if {i} < rows:"]
-        lines += [f"        to = v.advance(sums, {i * target.vectors * lanes})"]
+        lines += [f"        row = v.advance(to, {i} * step)"]
         lines += ["        if accumulate:"]
-        lines += [f"            s{i}_{j} = s{i}_{j} + v.load(to, {j * lanes})" for j in columns]
-        lines += [f"        v.store(to, {j * lanes}, s{i}_{j})" for j in columns]
+        lines += [f"            s{i}_{j} = s{i}_{j} + v.load(row, {j * lanes})" for j in columns]
+        lines += [f"        v.store(row, {j * lanes}, s{i}_{j})" for j in columns]
     return target.call(define("apart_tile", lines, v=v))
-
-
-def _transpose(target: Target) -> Inner:
-    """Make ``transpose(sums, vectors, rows, to, step)``.
-
-    to[channel * step + tile] = sums[tile][channel] of a vector of channels, of which there are ``rows``.
-    """
-    v, lanes, pitch = target.v, target.lanes, target.vectors * target.lanes
-    lines = ["def transpose_square(sums, rows, to, step):"]
-    lines += [f"    row{i} = v.load(sums, {i * pitch})" for i in range(lanes)]
-    turning, turned, functions = transposed(target, [f"row{i}" for i in range(lanes)])
-    lines += [f"    {line}" for line in turning]
-    for i, name in enumerate(turned):
-        lines += [f"    if {i} < rows:", f"        v.store(to, {i} * step, {name})"]
-    transpose_square = target.call(define("transpose_square", lines, v=v, **functions))
-
-    @target.jit
-    def transpose(sums, vectors, rows, to, step):
-        for vector in range(vectors):
-            transpose_square(v.advance(sums, vector * lanes * pitch), rows, v.advance(to, vector * lanes), step)
-
-    return transpose
 
 
 def winograd_products(target: Target) -> Callable[..., None]:
     """Products with tiles in the lanes, or output channels."""
     v, lanes, tile_rows, group, most = target.v, target.lanes, target.rows, target.group, target.vectors
     f: Any = abi.fields("winograd_products")
-    pitch = most * lanes
     start_of = panel_start(target)
-    sweep, apart, transpose, pace = _sweep(target), _apart(target), _transpose(target), fetching(target).pace
+    sweep, apart, pace = _sweep(target), _apart(target), fetching(target).pace
+    input_pitch, product_pitch = pitches(target)
 
     @target.jit
     def panel_of(args, panel):
@@ -176,11 +154,13 @@ def winograd_products(target: Target) -> Callable[..., None]:
                 )  # fmt: skip
 
     @target.jit
-    def by_channels(args, xi, u, sums):
+    def by_channels(args, xi, u):
         c, k, tiles = args[f.c], args[f.k], args[f.tiles]
+        pitch, step = input_pitch(c), product_pitch(k)
+        x = v.advance(v.pointer(args[f.v]), xi * (tiles * pitch + lanes))
+        to = v.advance(v.pointer(args[f.p]), xi * (tiles * step + lanes))
         vectors = (k + lanes - 1) // lanes
         sweeps, parts = (vectors + most - 1) // most, (c + DEPTH - 1) // DEPTH
-        panels = (args[f.vectors] + most - 1) // most
         heights = (tiles + tile_rows - 1) // tile_rows
         for number in range(sweeps):
             vector = vectors * number // sweeps
@@ -197,39 +177,21 @@ def winograd_products(target: Target) -> Callable[..., None]:
                     ahead = v.advance(u, (vector + more) * (c // parts) * lanes)
                     if number + 1 == sweeps:
                         ahead = v.advance(u, (vectors * c + 1) * lanes)
-                for panel in range(panels):
-                    first, width = panel_of(args, panel)
-                    x = v.advance(panel_input(args, xi, panel, first, width), channel * width)
-                    here = min(tiles - first * lanes, width)
-                    steps = (here + tile_rows - 1) // tile_rows
-                    for step in range(steps):
-                        top = here * step // steps
-                        apart(
-                            depth, v.advance(x, top), width, weight, ahead, share * pace,
-                            v.advance(sums, (first * lanes + top) * pitch), here * (step + 1) // steps - top, more,
-                            part > 0,
-                        )  # fmt: skip
-                        ahead = v.advance(ahead, share * depth)
-            for panel in range(panels):
-                first, width = panel_of(args, panel)
-                to = panel_products(args, xi, first, width)
-                for i in range(more):
-                    transpose(
-                        v.advance(sums, (first * pitch + i) * lanes), width // lanes, k - (vector + i) * lanes,
-                        v.advance(to, (vector + i) * lanes * args[f.area] * width), args[f.area] * width,
+                for height in range(heights):
+                    top = tiles * height // heights
+                    apart(
+                        depth, v.advance(x, top * pitch + channel), pitch, weight, ahead, share * pace,
+                        v.advance(to, top * step + vector * lanes), step, tiles * (height + 1) // heights - top, more,
+                        part > 0,
                     )  # fmt: skip
+                    ahead = v.advance(ahead, share * depth)
 
     def kernel(args, scratch, begin, end):
         u_step = (args[f.k] + group - 1) // group * group * args[f.c] + lanes
-        sums = v.pointer(scratch)
-        if args[f.by_channels] != 0:
-            # past the last tile there is nothing that could be slow to compute with, or not finite
-            for i in range(args[f.tiles] * pitch, args[f.vectors] * lanes * pitch):
-                sums[i] = 0
         for xi in range(begin, end):
             u = v.advance(v.pointer(args[f.u]), xi * u_step)
             if args[f.by_channels] != 0:
-                by_channels(args, xi, u, sums)
+                by_channels(args, xi, u)
             else:
                 by_tiles(args, xi, u)
 
