@@ -20,11 +20,11 @@ WEIGHT = ("w", "w_g", "w_k", "w_c", "w_h", "w_w")
 GEOMETRY = ("n", "g", "c", "k", "ih", "iw", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw")
 _IM2COL = (*INPUT, "packed", "unpacked", "bias", *OUTPUT, *GEOMETRY, "depth", "splits")
 # u: transformed weight; v: transformed input, a block's every v_step elements; blocks: of tiles; c_block, k_block:
-# channels at a time, k_block a multiple of GROUP, the greater of LANES and ROWS; by_channels: products have output
-# channels in the lanes, not tiles; only where GROUP is LANES
+# channels at a time, k_block a multiple of GROUP, the greater of LANES and ROWS; by_channels: channels are in the
+# lanes, not tiles, only where GROUP is LANES; a dilation only by channels, in blocks of whole images
 _WINOGRAD = (
-    *INPUT, *WEIGHT, "u", "bias", *OUTPUT, "v", "n", "g", "c", "k", "ih", "iw", "oh", "ow", "ph", "pw", "blocks",
-    "v_step", "c_block", "k_block", "by_channels",
+    *INPUT, *WEIGHT, "u", "bias", *OUTPUT, "v", "n", "g", "c", "k", "ih", "iw", "oh", "ow", "ph", "pw", "dh", "dw",
+    "blocks", "v_step", "c_block", "k_block", "by_channels",
 )  # fmt: skip
 # of the gradient by the weight. v, w: transformed x and grad_output of one block; s[g][xi][k][c]: sums of their
 # products, with LANES idle elements after each xi

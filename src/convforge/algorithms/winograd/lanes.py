@@ -7,8 +7,10 @@ tiles nor borders cost anything, but groups of few channels do, and input and ou
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
+from convforge.algorithms.lowering import phases
 from convforge.algorithms.stages import ceil_div
 
 if TYPE_CHECKING:
@@ -26,9 +28,11 @@ _PRODUCT_CYCLES = 18
 _SWEEP_CYCLES = 40
 _LATENCY = 4.5
 #: Measured likewise, of tiles in the lanes: steps (a machine's time of two multiply-adds) for a vector of a channel's
-#: transformed input or products, cycles for a vector of a row of input or output; of channels in the lanes: steps for
-#: a vector of a tile's, and for a square of pixels and channels to be transposed.
+#: transformed input or products, and for an element put into its phase or taken from it, cycles for a vector of a row
+#: of input or output; of channels in the lanes: steps for a vector of a tile's, and for a square of pixels and channels
+#: to be transposed.
 _TILE_STEPS = {"f2": 1.8, "f3": 2.4, "f4": 2.6, "f6": 3.4, "f4_5x5": 4.0, "f2_s2": 1.2, "f4_s2": 2.6}
+_PHASE_STEPS = 1.5
 _ROW_CYCLES = 8
 _CHANNEL_STEPS = {"f2": 2.4, "f3": 3.4, "f4": 3.4, "f6": 3.4, "f4_5x5": 3.4, "f2_s2": 2.4, "f4_s2": 3.4}
 _TRANSPOSE_STEPS = 47
@@ -42,30 +46,49 @@ def vector_count(f: Filtering, r: Correlation, tile: Tile) -> int:
 
 
 def tile_count(f: Filtering, r: Correlation) -> int:
-    """Tiles of all images."""
-    return r.n * ceil_div(r.output[0], f.m) * ceil_div(r.output[1], f.m)
+    """Tiles of all images, and of all phases of a dilation."""
+    high, wide = _tiles(f, r)
+    return r.n * prod(r.dilation) * high * wide
+
+
+def _tiles(f: Filtering, r: Correlation) -> tuple[int, int]:
+    """Rows of tiles, and tiles in a row, of an image or of one phase of a dilated one."""
+    high, wide = (ceil_div(ceil_div(size, d), f.m) for size, d in zip(r.output, r.dilation, strict=True))
+    return high, wide
 
 
 def pixel_elements(f: Filtering, r: Correlation, tile: Tile, blocks: int) -> int:
-    """Scratch of the transforms with channels in the lanes: padded rows of an image and one of zeros, or of tiles."""
-    high, wide = (ceil_div(size, f.m) for size in r.output)
-    most = min(high, ceil_div(ceil_div(vector_count(f, r, tile), blocks) * tile.lanes - 1, wide) + 1)
-    height, width = (most - 1) * f.step + f.alpha, (wide - 1) * f.step + f.alpha
-    return max((height + 1) * width, f.m**2 * wide + tile.lanes) * tile.lanes
+    """Scratch of the transforms with channels in the lanes.
+
+    Padded rows of an image and one of zeros, or outputs of a row of tiles; if it is dilated all rows, all outputs.
+    """
+    (high, wide), (dh, dw), outputs = _tiles(f, r), r.dilation, r.pixels
+    if dh * dw == 1:
+        high = min(high, ceil_div(ceil_div(vector_count(f, r, tile), blocks) * tile.lanes - 1, wide) + 1)
+        outputs = f.m**2 * wide
+    height, width = ((high - 1) * f.step + f.alpha) * dh, ((wide - 1) * f.step + f.alpha) * dw
+    return max((height + 1) * width, outputs + tile.lanes) * tile.lanes
 
 
 def by_channels(f: Filtering, r: Correlation, tile: Tile, blocks: int, itemsize: int, machine: Machine) -> bool:
-    """Whether channels are better in the lanes."""
+    """Whether channels are better in the lanes; with tiles a dilation takes its phases as images."""
     if tile.group != tile.lanes or pixel_elements(f, r, tile, blocks) * itemsize > machine.l2 // 2:
         return False
     far = f.alpha**2 * r.c * r.k * itemsize > machine.l2
-    waiting = _FAR_FACTOR if far else 1
-    return _by_channels(f, r, tile, blocks, machine) * waiting < _by_tiles(f, r, tile, blocks, machine)
+    channels = _by_channels(f, r, tile, blocks, machine) * (_FAR_FACTOR if far else 1)
+    apart = phases(r)
+    tiles = _by_tiles(f, apart, tile, blocks, machine)
+    return channels < (tiles if apart is r else tiles + phase_seconds(apart, machine))
 
 
 def seconds(f: Filtering, r: Correlation, tile: Tile, blocks: int, channels: bool, machine: Machine) -> float:
     """Modelled time of a group's transforms and products."""
     return (_by_channels if channels else _by_tiles)(f, r, tile, blocks, machine)
+
+
+def phase_seconds(r: Correlation, machine: Machine) -> float:
+    """Modelled time of a group's parting into phases, which are the images of ``r``, and joining."""
+    return r.n * (r.c * prod(r.input) + r.k * r.pixels) * _PHASE_STEPS * machine.step
 
 
 def _by_tiles(f: Filtering, r: Correlation, tile: Tile, blocks: int, machine: Machine) -> float:
@@ -94,7 +117,8 @@ def _by_channels(f: Filtering, r: Correlation, tile: Tile, blocks: int, machine:
     cycles = area * sweeps * heights * ceil_div(r.c, _DEPTH) * _PRODUCT_CYCLES
     rows, columns = r.output
     squares = r.input[0] * ceil_div(r.input[1], tile.lanes) * channels
-    squares += ceil_div(rows, f.m) * ceil_div(min(f.m, rows) * columns, tile.lanes) * vectors
+    height = rows if prod(r.dilation) > 1 else min(f.m, rows)  # of outputs that are transposed at a time
+    squares += ceil_div(rows, height) * ceil_div(height * columns, tile.lanes) * vectors
     steps += area * tiles * (channels + vectors) * _CHANNEL_STEPS[f.name] + r.n * squares * _TRANSPOSE_STEPS
     return steps * machine.step + cycles * machine.cycle
 

@@ -6,7 +6,7 @@ those with this m, the first argument here.
 
 from __future__ import annotations
 
-from math import inf, prod, sqrt
+from math import inf, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,7 +67,7 @@ def program(family: Sequence[Filtering], problem: Problem, pass_: str, tile: Til
     if pass_ == "grad_weight":
         return programs.weight_gradient(f, problem, tile)
     (r,) = correlations(problem, pass_)
-    make = programs.plain if r.dilation == (1, 1) else programs.by_phases
+    make = programs.plain if r.dilation == (1, 1) else programs.dilated
     return make(f, r, problem.dtype, tile, machine)
 
 
@@ -85,25 +85,22 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
         sums = area * p.k * r.c * itemsize * ceil_div(tiles, 256)
         return steps * machine.step + sums / _CACHE_BANDWIDTH + _CALL_SECONDS
     (whole,) = correlations(p, pass_)
-    r = phases(whole)
+    r = whole if programs.skips_phases(f, whole, tile, itemsize, machine) else phases(whole)
     cut, direct = programs.blocking(f, r, tile, itemsize, machine), None
     if mode == "functional":
         direct = programs.unprepared(f, r, tile, itemsize, machine)
         cut = direct or cut
-    steps = 0.0
+    weight = area * r.groups * r.c * r.k * itemsize
+    a_group = lanes.seconds(f, r, tile, cut.blocks, cut.by_channels, machine) + cut.blocks * _BLOCK_SECONDS
     if r is not whole:
-        held = programs.phase_bytes(whole, itemsize)
-        if mode == "functional" and direct is None:
-            held += area * r.groups * r.c * r.k * itemsize
+        held = programs.phase_bytes(whole, itemsize) + (weight if mode == "functional" and direct is None else 0)
         if held > _MOST_HELD:
             return inf
-        steps += r.n * (r.c * prod(r.input) + r.k * r.pixels) * _PHASE_STEPS
+        a_group += lanes.phase_seconds(r, machine)
     if mode == "functional":
-        steps += r.c * round_up(r.k, tile.group) * (area / tile.lanes * _WEIGHT_STEPS + _TAPS_STEPS)
-    a_group = lanes.seconds(f, r, tile, cut.blocks, cut.by_channels, machine)
-    a_group += steps * machine.step + cut.blocks * _BLOCK_SECONDS
+        steps = r.c * round_up(r.k, tile.group) * (area / tile.lanes * _WEIGHT_STEPS + _TAPS_STEPS)
+        a_group += steps * machine.step
     seconds = r.groups * a_group + _CALL_SECONDS
-    weight = area * r.groups * r.c * r.k * itemsize
     if weight > machine.l3 // 2 and direct is None:
         stream = weight / machine.bandwidth
         # a prepared weight is prefetched from memory meanwhile, another was written there before
@@ -114,10 +111,9 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
 
 
 #: Measured on one core: steps (a machine's time of two multiply-adds) for a vector of a transformed weight, for the
-#: taps of one; for an element put into its phase or taken from it; seconds for a block of tiles and for a call.
+#: taps of one; seconds for a block of tiles and for a call.
 _WEIGHT_STEPS = 4
 _TAPS_STEPS = 2.5
-_PHASE_STEPS = 1.5
 _BLOCK_SECONDS = 6e-7
 _CALL_SECONDS = 1.5e-6
 #: Likewise, of the gradient by the weight: for a vector of a transform, for packing one; bytes/s of the last cache.

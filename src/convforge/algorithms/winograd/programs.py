@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,8 @@ _FUSED_ITEMS = 4
 _LEAST_ITEMS = 8
 #: Channels that an item of the first of two stages transforms: whole vectors of any instruction set.
 _CHANNELS = 16
-#: Phases of images and of outputs that are in the workspace at a time, unless one image's are more.
+#: Phases of images and of outputs, or transformed images, that are in the workspace at a time, unless one image's are
+#: more.
 _PHASE_BYTES = 32 << 20
 #: Channels whose taps the weight transform holds, and one more, since it stores whole vectors of taps.
 _TAP_CHANNELS = 33
@@ -71,9 +73,11 @@ def blocking(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: M
 
     Measured on 64 to 256 channels: from one panel to twice as many tiles a block makes 5% of difference while what is
     held fits the L2 cache. Where the weight comes from memory a block is large, but stays in the L3 cache. Two stages
-    give work to all cores where there are few tiles.
+    give work to all cores where there are few tiles. A dilated image is one block, with channels in the lanes.
     """
     vectors = vector_count(f, r, tile)
+    if prod(r.dilation) > 1:
+        return _two_stages(f, r, tile, itemsize, machine, vectors, True)
     area = f.alpha**2
     per_vector = area * tile.lanes * itemsize
     if area * r.c * round_up(r.k, tile.group) * itemsize > machine.l3 // 2:
@@ -105,7 +109,8 @@ def unprepared(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine:
     prepared = blocking(f, r, tile, itemsize, machine)
     if weight < machine.l3 // 8 and not prepared.c_block:
         return None
-    cut = _two_stages(f, r, tile, itemsize, machine, _MOST_VECTORS, prepared.by_channels)
+    largest = _MOST_VECTORS if prod(r.dilation) == 1 else tiles
+    cut = _two_stages(f, r, tile, itemsize, machine, largest, prepared.by_channels)
     most = max(2 * tile.rows, machine.l3 // 4 // per_channel)  # whose transformed weights stay in the L3 cache
     if transformed > machine.l3 // 2:
         # the input comes from memory for each block of output channels; the weight, else, would go there and back
@@ -147,21 +152,58 @@ def plain(f: Filtering, r: Correlation, dtype: str, tile: Tile, machine: Machine
     return _correlate(f, r, dtype, tile, *cuts, {**input_fields(r), **output_fields(r)}, 0)
 
 
+def skips_phases(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> bool:
+    """Whether a dilated correlation has channels in the lanes: then its pixels may be any columns apart."""
+    image = replace(r, n=1)
+    fits = _image_bytes(f, r, tile, itemsize) <= _PHASE_BYTES
+    return fits and by_channels(f, image, tile, 1, itemsize, machine)
+
+
+def _image_bytes(f: Filtering, r: Correlation, tile: Tile, itemsize: int) -> int:
+    """Bytes of an image's transformed input with channels in the lanes."""
+    return r.groups * _input_elements(f, r, tile.lanes, tile_count(f, replace(r, n=1))) * itemsize
+
+
+def _input_elements(f: Filtering, r: Correlation, lanes: int, tiles: int) -> int:
+    return f.alpha**2 * (tiles * (round_up(r.c, lanes) + lanes) + lanes)
+
+
+def dilated(f: Filtering, r: Correlation, dtype: str, tile: Tile, machine: Machine) -> Program:
+    """The program of a dilated correlation. A large batch is done in equal parts."""
+    itemsize = np.dtype(dtype).itemsize
+    if not skips_phases(f, r, tile, itemsize, machine):
+        return _by_phases(f, r, dtype, tile, machine)
+    size = _part(r, _image_bytes(f, r, tile, itemsize))
+    first = replace(r, n=size)
+    cuts = blocking(f, first, tile, itemsize, machine), unprepared(f, first, tile, itemsize, machine)
+    program = _correlate(f, first, dtype, tile, *cuts, {**input_fields(r), **output_fields(r)}, 0)
+    if size == r.n:
+        return program
+    parts = [replace(r, x=r.x.window(0, at), out=r.out.window(0, at)) for at in range(0, r.n, size)]
+    stages = [
+        replace(stage, args={**stage.args, **input_fields(part), **output_fields(part)})
+        for part in parts
+        for stage in program.stages
+    ]
+    return replace(program, stages=stages, unprepared=())
+
+
+def _part(r: Correlation, image_bytes: int) -> int:
+    """Images whose bytes may be in the workspace at a time, in equal parts of the batch."""
+    sizes = [size for size in range(1, r.n + 1) if r.n % size == 0 and size * image_bytes <= _PHASE_BYTES]
+    return max(sizes, default=1)
+
+
 def phase_bytes(r: Correlation, itemsize: int) -> int:
     """Bytes of the phases of an image of a dilated correlation, and of its outputs."""
     image = phases(replace(r, n=1))
     return r.groups * image.n * (r.c * image.input[0] * image.input[1] + r.k * image.pixels) * itemsize
 
 
-def by_phases(f: Filtering, r: Correlation, dtype: str, tile: Tile, machine: Machine) -> Program:
-    """The program of a dilated correlation: its input goes to the workspace by phases, its outputs come from there.
-
-    A large batch does so in equal parts.
-    """
+def _by_phases(f: Filtering, r: Correlation, dtype: str, tile: Tile, machine: Machine) -> Program:
+    """The input goes to the workspace by phases, the outputs come from there."""
     itemsize, (dh, dw) = np.dtype(dtype).itemsize, r.dilation
-    bytes_ = phase_bytes(r, itemsize)
-    sizes = [size for size in range(1, r.n + 1) if r.n % size == 0 and size * bytes_ <= _PHASE_BYTES]
-    size = max(sizes, default=1)
+    size = _part(r, phase_bytes(r, itemsize))
     whole, inside = r, phases(replace(r, n=size))
     c, k, (rows, columns) = r.groups * r.c, r.groups * r.k, inside.input
     out = round_up(inside.n * c * rows * columns * itemsize, ALIGNMENT)
@@ -210,7 +252,7 @@ def _correlate(
         **images, **weight_fields(r), "u": buffer("packed", 0), "bias": bias_field(r),
         "v": buffer("workspace", before), "n": r.n, "g": r.groups, "c": r.c, "k": r.k,
         "ih": r.input[0], "iw": r.input[1], "oh": r.output[0], "ow": r.output[1], "ph": r.padding[0],
-        "pw": r.padding[1],
+        "pw": r.padding[1], "dh": r.dilation[0], "dw": r.dilation[1],
     }  # fmt: skip
     weight = {**weight_fields(r), "u": args["u"], "g": r.groups, "k": r.k, "c": r.c, "k_block": cut.k_block}
     stages, workspace, scratch = _stages(f, r, tile, cut, args)
@@ -237,7 +279,7 @@ def _stages(
     vectors = ceil_div(vector_count(f, r, tile), cut.blocks)  # of the largest block
     if cut.by_channels:
         tiles = min(tile_count(f, r), vectors * lanes)
-        v_step = area * (tiles * (round_up(r.c, lanes) + lanes) + lanes)
+        v_step = _input_elements(f, r, lanes, tiles)
         held = area * (tiles * round_up(cut.k_block, lanes) + lanes)
         rows = pixel_elements(f, r, tile, cut.blocks)
     else:

@@ -1,8 +1,8 @@
 # Winograd F(m, r) in two dimensions, with tiles or channels in the lanes.
 #
-# Tiles are numbered through image, tile row and tile column; a block is a run of tiles, of some vectors of LANES. From
-# one tile to the next are step = stride * m inputs, and halo = r - stride of a tile's alpha inputs belong to the next
-# one too. With xi = 0 .. alpha^2 - 1 and tiles in the lanes:
+# Tiles are numbered through image, phase of a dilation, tile row and tile column; a block is a run of tiles, of some
+# vectors of LANES. From one tile to the next are step = stride * m inputs, and halo = r - stride of a tile's alpha
+# inputs belong to the next one too. With xi = 0 .. alpha^2 - 1 and tiles in the lanes:
 #
 #   v[panel][xi][c][tiles]  transformed input
 #   u[k block][xi][part of c][k / GROUP][c][GROUP]
@@ -11,7 +11,7 @@
 #
 # A block is split into panels of at most VECTORS vectors, the register tile's width. The columns of its tile rows abut
 # in *virtual rows*: tile t of the block has its first columns at t * step, and its last ones, the halo, where the next
-# tile of the same tile row begins. With channels in the lanes (by_channels), of the same u:
+# tile of the same tile row begins; a dilation is none of theirs. With channels in the lanes (by_channels), of the same u:
 #
 #   v[xi][tile][c]          c rounded up to whole vectors, and one more
 #   p[xi][tile][k]          k rounded up to whole vectors
@@ -68,10 +68,18 @@ cdef inline int winograd_area(int f) noexcept nogil:
     return winograd_alpha(f) * winograd_alpha(f)
 
 
+# Rows of tiles, and tiles in a row, of an image or of one phase of a dilated one
+cdef inline int64_t winograd_high(int f, const winograd_args *a) noexcept nogil:
+    return ceil_div(ceil_div(a.oh, a.dh), winograd_m(f))
+
+
+cdef inline int64_t winograd_wide(int f, const winograd_args *a) noexcept nogil:
+    return ceil_div(ceil_div(a.ow, a.dw), winograd_m(f))
+
+
 cdef inline winograd_block winograd_nth_block(int f, const winograd_args *a, int64_t number) noexcept nogil:
     cdef winograd_block b
-    cdef int m = winograd_m(f)
-    cdef int64_t th = ceil_div(a.oh, m), tw = ceil_div(a.ow, m), tiles = a.n * th * tw
+    cdef int64_t th = winograd_high(f, a), tw = winograd_wide(f, a), tiles = a.n * a.dh * a.dw * th * tw
     cdef int64_t vectors = (tiles + LANES - 1) // LANES
     cdef int64_t begin = vectors * number // a.blocks, end = vectors * (number + 1) // a.blocks
     b.first = begin * LANES

@@ -36,8 +36,8 @@ cdef real winograd_exact(
         for i in range(r):
             for j in range(r):
                 value = 0  # padding times an infinite weight is NaN
-                if 0 <= top + i < a.ih and 0 <= left + j < a.iw:
-                    value = x[(top + i) * a.x_h + left + j]
+                if 0 <= top + i * a.dh < a.ih and 0 <= left + j * a.dw < a.iw:
+                    value = x[(top + i * a.dh) * a.x_h + left + j * a.dw]
                 total += value * w[c * a.w_c + i * a.w_h + j * a.w_w]
         x += a.x_c
     return total
@@ -47,7 +47,10 @@ cdef void winograd_repair(
     int f, const winograd_args *a, int64_t image, int64_t g, int64_t k, int64_t top, int64_t left, int64_t height,
     int64_t width, real *rows, int64_t pitch, int64_t step, real bias,
 ) noexcept nogil:
-    """Outputs that are not finite, again by the definition: only those stay that the definition makes so."""
+    """Outputs that are not finite, again by the definition: only those stay that the definition makes so.
+
+    They are every dh-th from the row ``top`` on, and every dw-th from the column ``left``.
+    """
     cdef int64_t i, j, stride = f % 10
     cdef real *at
     for i in range(height):
@@ -55,7 +58,7 @@ cdef void winograd_repair(
             at = rows + i * pitch + j * step
             if at[0] - at[0] != 0:
                 at[0] = bias + winograd_exact(
-                    winograd_r(f), a, image, g, k, (top + i) * stride - a.ph, (left + j) * stride - a.pw
+                    winograd_r(f), a, image, g, k, (top + i * a.dh) * stride - a.ph, (left + j * a.dw) * stride - a.pw
                 )
 
 

@@ -1,8 +1,8 @@
 """Winograd F(m, r) in two dimensions, with tiles or channels in the lanes.
 
-Tiles are numbered through image, tile row and tile column; a block is a run of tiles, of some vectors of lanes. From
-one tile to the next are step = stride * m inputs, and halo = r - stride of a tile's alpha inputs belong to the next one
-too. With xi = 0 .. alpha^2 - 1 and tiles in the lanes:
+Tiles are numbered through image, phase of a dilation, tile row and tile column; a block is a run of tiles, of some
+vectors of lanes. From one tile to the next are step = stride * m inputs, and halo = r - stride of a tile's alpha inputs
+belong to the next one too. With xi = 0 .. alpha^2 - 1 and tiles in the lanes:
 
     v[panel][xi][c][tiles]  transformed input
     u[k block][xi][part of c][k / group][c][group]
@@ -11,7 +11,8 @@ too. With xi = 0 .. alpha^2 - 1 and tiles in the lanes:
 
 A block is split into panels of at most ``vectors`` vectors, the register tile's width. The columns of its tile rows
 abut in *virtual rows*: tile t of the block has its first columns at t * step, and its last ones, the halo, where the
-next tile of the same tile row begins. With channels in the lanes (by_channels), of the same u:
+next tile of the same tile row begins; a dilation is none of theirs. With channels in the lanes (by_channels), of the
+same u:
 
     v[xi][tile][c]          c rounded up to whole vectors, and one more
     p[xi][tile][k]          k rounded up to whole vectors
@@ -69,13 +70,26 @@ class Blocks:
         f: Any = abi.fields(f"winograd_{filtering.name}_{kernel}")
         m, step, area = filtering.m, filtering.step, filtering.alpha**2
         lanes, per_panel, itemsize = target.lanes, target.vectors, target.v.itemsize
+        dilated = "dh" in abi.SIGNATURES[f"winograd_{filtering.name}_{kernel}"]
 
         rest = 1 + -(-filtering.halo // lanes)
 
         @target.jit
+        def phases(args):
+            """Of an image with a dilation, down and across."""
+            return (args[f.dh], args[f.dw]) if dilated else (1, 1)
+
+        @target.jit
+        def size(args):
+            """Rows of tiles, and tiles in a row, of an image or of one phase of a dilated one."""
+            dh, dw = phases(args)
+            return ((args[f.oh] + dh - 1) // dh + m - 1) // m, ((args[f.ow] + dw - 1) // dw + m - 1) // m
+
+        @target.jit
         def block(args, number):
             """(first tile, tiles, vectors, panels) of a block."""
-            tiles = args[f.n] * ((args[f.oh] + m - 1) // m) * ((args[f.ow] + m - 1) // m)
+            (dh, dw), (th, tw) = phases(args), size(args)
+            tiles = args[f.n] * dh * dw * th * tw
             vectors = (tiles + lanes - 1) // lanes
             begin, end = vectors * number // args[f.blocks], vectors * (number + 1) // args[f.blocks]
             return (
@@ -87,8 +101,8 @@ class Blocks:
 
         @target.jit
         def place(args, tile):
-            """(image, row, column) of a tile."""
-            th, tw = (args[f.oh] + m - 1) // m, (args[f.ow] + m - 1) // m
+            """(image or phase, row, column) of a tile."""
+            th, tw = size(args)
             return tile // (th * tw), tile // tw % th, tile % tw
 
         @target.jit
@@ -96,7 +110,8 @@ class Blocks:
             """Length of a virtual row: the last store may reach beyond the last tile."""
             return (vectors * step + rest) * lanes
 
-        self.f, self.block, self.place, self.panel_start, self.pitch = f, block, place, panel_start(target), pitch
+        self.f, self.block, self.size, self.place = f, block, size, place
+        self.panel_start, self.pitch = panel_start(target), pitch
         if kernel not in ("forward", "output"):
             return
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def repairing(target: Target, filtering: Filtering, f: Any) -> Inner:
     """Make ``repair(args, image, g, k, top, left, height, width, rows, pitch, step, bias)``.
 
-    It computes outputs that are not finite again, by the definition: only those stay that the definition makes so.
+    It computes outputs that are not finite again, by the definition: only those stay that the definition makes so. They
+    are every dh-th from the row ``top`` on, and every dw-th from the column ``left``.
     """
     v, r, stride = target.v, filtering.r, filtering.stride
 
@@ -30,8 +31,9 @@ def repairing(target: Target, filtering: Filtering, f: Any) -> Inner:
             for i in range(r):
                 for j in range(r):
                     value = v.zero()  # padding times an infinite weight is NaN
-                    if 0 <= top + i < args[f.ih] and 0 <= left + j < args[f.iw]:
-                        value = v.broadcast(x[(top + i) * args[f.x_h] + left + j])
+                    row, column = top + i * args[f.dh], left + j * args[f.dw]
+                    if 0 <= row < args[f.ih] and 0 <= column < args[f.iw]:
+                        value = v.broadcast(x[row * args[f.x_h] + column])
                     factor = v.broadcast(w[i * args[f.w_h] + j * args[f.w_w]])
                     total = v.fma(value, factor, total)
             x = v.advance(x, args[f.x_c])
@@ -44,9 +46,8 @@ def repairing(target: Target, filtering: Filtering, f: Any) -> Inner:
             for j in range(width):
                 at = i * pitch + j * step
                 if rows[at] - rows[at] != 0:
-                    rows[at] = bias + exact(
-                        args, image, g, k, (top + i) * stride - args[f.ph], (left + j) * stride - args[f.pw]
-                    )
+                    row, column = top + i * args[f.dh], left + j * args[f.dw]
+                    rows[at] = bias + exact(args, image, g, k, row * stride - args[f.ph], column * stride - args[f.pw])
 
     return repair
 
