@@ -284,11 +284,15 @@ def test_bits_do_not_depend_on_how_the_tiles_are_cut(kernel, text, pass_, rng, m
     tile = machine().tile(problem.dtype)
     vectors = -(-r.n * -(-r.output[0] // m) * -(-r.output[1] // m) // tile.lanes)
     for channels in (False, True) if tile.group == tile.lanes else (False,):
+        monkeypatch.setattr(programs, "by_channels", lambda *_, channels=channels: channels)
         results = []
         for blocks, k_block, c_block in ((1, 16, 0), (2, 64, 2), (vectors, 32, 1)):
             if blocks > vectors or vectors / blocks > 16:
                 continue
-            cut = programs.Blocking(blocks, k_block, c_block * (tile.lanes if channels else 1), channels)
+            if channels:
+                c_block *= tile.lanes
+                blocks = 1 if r is not whole else blocks  # a dilated image is not cut
+            cut = programs.Blocking(blocks, k_block, c_block, channels)
             monkeypatch.setattr(programs, "blocking", lambda *_, cut=cut: cut)
             monkeypatch.setattr(programs, "unprepared", lambda *_, cut=cut: cut if cut.c_block else None)
             results.append(calls.run(kernel, problem, pass_, arrays))
@@ -368,21 +372,28 @@ def test_refusals_name_what_is_wrong():
         assert policy.refuses(policy.FAMILIES[m], cf.parse(text), "forward") is None
 
 
+@pytest.mark.parametrize("channels", [False, True], ids=["tiles", "channels"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_dilated_batches_in_parts(kernel, rng, monkeypatch):
-    """Phases of a part of the batch at a time, where those of all would take too much memory: the same bits."""
+def test_dilated_batches_in_parts(kernel, channels, rng, monkeypatch):
+    """Phases, or transforms, of a part of the batch at a time where all would take too much memory: the same bits."""
     problem = cf.parse("n6c8k9i12x13f3x3p2d2x3")
     if reason := kernel.refuses(problem, "forward"):
         pytest.skip(reason)
     here = machine()
     tile = here.tile(problem.dtype)
-    monkeypatch.setattr(programs, "by_channels", lambda *_: tile.group == tile.lanes)
+    if channels and tile.group != tile.lanes:
+        pytest.skip("this machine's tile is no whole vectors high")
+    monkeypatch.setattr(programs, "by_channels", lambda *_: channels)
+    (r,) = correlations(problem, "forward")
+    f = next(each for each in WINOGRAD if each.name == kernel.name.split("_")[1])
+    image = programs._image_bytes(f, r, tile, 4) if channels else programs.phase_bytes(r, 4)
+    first = f"winograd_{f.name}_input" if channels else "split_phases"
     arrays = calls.arrays_for(problem, rng)
     expected = calls.run(kernel, problem, "forward", arrays)
-    for most, parts in ((1, 6), (programs._PHASE_BYTES, 1), (40_000, 3)):
+    for most, parts in ((image, 6), (6 * image, 1), (2 * image, 3)):
         monkeypatch.setattr(programs, "_PHASE_BYTES", most)
         stages = kernel.policy.program(problem, "forward", tile, here).stages
-        assert sum(stage.kernel == "split_phases" for stage in stages) == parts
+        assert [stage.kernel for stage in stages].count(first) == parts
         np.testing.assert_array_equal(calls.run(kernel, problem, "forward", arrays), expected)
     monkeypatch.undo()
     large = cf.parse("n64c64k64i56x56f3x3p2d2")
