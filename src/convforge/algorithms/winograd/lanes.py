@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 #: Channels whose products are summed in one chain by the kernels.
 _DEPTH = 128
-#: Measured on one core: share of the peak that the products reach; cycles that those of a panel and a block of rows
-#: take to begin and to be stored, and those of a panel beside them; cycles until a multiply-add's sum is added to: 4,
-#: and some delay.
+#: Measured on one core: share of the peak that the products reach; cycles that a register tile of them takes to begin
+#: and to be stored, with channels and with tiles in the lanes, and those of a panel of tiles beside that; cycles until a
+#: multiply-add's sum is added to: 4, and some delay.
 GEMM_SHARE = 0.92
 _PRODUCT_CYCLES = 18
+_SWEPT_CYCLES = 36
 _SWEEP_CYCLES = 40
 _LATENCY = 4.5
 #: Measured likewise, of tiles in the lanes: steps (a machine's time of two multiply-adds) for a vector of a channel's
@@ -33,7 +34,7 @@ _LATENCY = 4.5
 #: to be transposed.
 _TILE_STEPS = {"f2": 1.8, "f3": 2.4, "f4": 2.6, "f6": 3.4, "f4_5x5": 4.0, "f2_s2": 1.2, "f4_s2": 2.6}
 _PHASE_STEPS = 1.5
-_ROW_CYCLES = 8
+_ROW_CYCLES = 10
 _CHANNEL_STEPS = {"f2": 2.4, "f3": 3.4, "f4": 3.4, "f6": 3.4, "f4_5x5": 3.4, "f2_s2": 2.4, "f4_s2": 3.4}
 _TRANSPOSE_STEPS = 47
 #: By how much weights that come from beyond the second cache are a trouble more to channels in the lanes than to tiles.
@@ -97,7 +98,7 @@ def _by_tiles(f: Filtering, r: Correlation, tile: Tile, blocks: int, machine: Ma
     # products of one vector a row wait for loads: of as many weights, and of the vector for two blocks of rows
     loads = panels * (tile.rows + 0.5) * machine.multiply_adds / 2
     steps = area * r.c * row_blocks * max(vectors * tile.rows, loads) / 2 / GEMM_SHARE
-    cycles = area * panels * (row_blocks * _PRODUCT_CYCLES + _SWEEP_CYCLES)
+    cycles = area * panels * (row_blocks * _SWEPT_CYCLES + _SWEEP_CYCLES)
     rows, columns = r.output
     width = ceil_div(columns, f.m) * f.step
     halo = f.halo if width - r.padding[1] < r.input[1] else 0

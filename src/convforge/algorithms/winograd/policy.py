@@ -91,7 +91,8 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
         direct = programs.unprepared(f, r, tile, itemsize, machine)
         cut = direct or cut
     weight = area * r.groups * r.c * r.k * itemsize
-    a_group = lanes.seconds(f, r, tile, cut.blocks, cut.by_channels, machine) + cut.blocks * _BLOCK_SECONDS
+    a_group = lanes.seconds(f, r, tile, cut.blocks, cut.by_channels, machine)
+    a_group += cut.blocks * (_PIXELS_SECONDS if cut.by_channels else _BLOCK_SECONDS)
     if r is not whole:
         held = programs.phase_bytes(whole, itemsize) + (weight if mode == "functional" and direct is None else 0)
         if held > _MOST_HELD:
@@ -106,20 +107,29 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
         # a prepared weight is prefetched from memory meanwhile, another was written there before
         seconds = max(seconds, stream) if mode == "prepared" else seconds + 2 * stream
     elif weight > machine.l2:
-        seconds = max(seconds, weight / _CACHE_BANDWIDTH)
-    return seconds
+        seconds = max(seconds, weight / _WEIGHT_BANDWIDTH)
+        if mode == "prepared":  # it was not used just before, and starts cold
+            seconds += weight * _COLD_SECONDS
+    written = whole.n * whole.groups * whole.k * whole.pixels * itemsize
+    return seconds + (written * _OUTPUT_SECONDS if written > machine.l2 else 0)
 
 
 #: Measured on one core: steps (a machine's time of two multiply-adds) for a vector of a transformed weight, for the
-#: taps of one; seconds for a block of tiles and for a call.
+#: taps of one; seconds for a block of tiles, with tiles in the lanes and with channels, and for a call.
 _WEIGHT_STEPS = 4
 _TAPS_STEPS = 2.5
 _BLOCK_SECONDS = 6e-7
+_PIXELS_SECONDS = 1.4e-6
 _CALL_SECONDS = 1.5e-6
 #: Likewise, of the gradient by the weight: for a vector of a transform, for packing one; bytes/s of the last cache.
 _TRANSFORM_STEPS = 6
 _PACK_STEPS = 4
 _CACHE_BANDWIDTH = 3e10
+#: Bytes/s at which transformed weights are fetched from there meanwhile; seconds that one of them takes beside that
+#: after other work, and one of an output that goes there.
+_WEIGHT_BANDWIDTH = 4.5e10
+_COLD_SECONDS = 1.4e-11
+_OUTPUT_SECONDS = 3e-11
 
 
 def error(family: Sequence[Filtering], problem: Problem, pass_: str) -> float:
