@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 #: Channels whose products are summed in one chain by the kernels.
 _DEPTH = 128
 #: Measured on one core: share of the peak that the products reach; cycles that a register tile of them takes to begin
-#: and to be stored, with channels and with tiles in the lanes, and those of a panel of tiles beside that; cycles until a
-#: multiply-add's sum is added to: 4, and some delay.
+#: and to be stored, with channels and with tiles in the lanes, and those of a panel of tiles beside that; cycles until
+#: a multiply-add's sum is added to: 4, and some delay.
 GEMM_SHARE = 0.92
 _PRODUCT_CYCLES = 18
 _SWEPT_CYCLES = 36
