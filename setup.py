@@ -128,8 +128,8 @@ def _write_abi() -> None:
 WINOGRAD_SHARED = {
     "winograd_every_input": (
         "winograd_transform_input",
-        "const winograd_args *a, const winograd_block *b, int64_t g, int64_t begin, int64_t end, real *v, "
-        "real *scratch",
+        "bint channels, const winograd_args *a, const winograd_block *b, int64_t g, int64_t begin, int64_t end, "
+        "real *v, real *scratch",
     ),
     "winograd_every_weight": (
         "winograd_weight_rows",
@@ -138,18 +138,23 @@ WINOGRAD_SHARED = {
     ),
     "winograd_every_output": (
         "winograd_transform_output",
-        "const winograd_args *a, const winograd_block *b, int64_t g, int64_t first_k, const real *p, real *rows",
+        "bint channels, const winograd_args *a, const winograd_block *b, int64_t g, int64_t first_k, const real *p, "
+        "real *rows",
     ),
 }
-#: A kernel's name after that of its F(m, r), the function that is specialised for it, and its arguments.
+#: A kernel's name after that of its F(m, r), the function that is specialised for it, what that is told beside F(m, r),
+#: and its arguments.
 WINOGRAD_STAGES = {
-    "weight": ("winograd_transform_weight", "winograd_f2_weight_args"),
-    "forward": ("winograd_forward", "winograd_args"),
-    "input": ("winograd_only_input", "winograd_args"),
-    "output": ("winograd_only_output", "winograd_args"),
-    "grad_transform": ("winograd_grad_transform", "winograd_grad_args"),
-    "grad_multiply": ("winograd_grad_multiply", "winograd_grad_args"),
-    "grad_weight": ("winograd_inverse_grad", "winograd_grad_args"),
+    "weight": ("winograd_transform_weight", "", "winograd_f2_weight_args"),
+    "forward": ("winograd_forward", "False, ", "winograd_args"),
+    "input": ("winograd_only_input", "False, ", "winograd_args"),
+    "output": ("winograd_only_output", "False, ", "winograd_args"),
+    "channels_forward": ("winograd_forward", "True, ", "winograd_args"),
+    "channels_input": ("winograd_only_input", "True, ", "winograd_args"),
+    "channels_output": ("winograd_only_output", "True, ", "winograd_args"),
+    "grad_transform": ("winograd_grad_transform", "", "winograd_grad_args"),
+    "grad_multiply": ("winograd_grad_multiply", "", "winograd_grad_args"),
+    "grad_weight": ("winograd_inverse_grad", "", "winograd_grad_args"),
 }
 
 
@@ -168,12 +173,12 @@ def _write_winograd() -> None:
             lines += [f"    if f == {t.code}:", f"        {function}({t.code}, {names})"]
     kernels = []
     for each, t in family.items():
-        for stage, (function, struct) in WINOGRAD_STAGES.items():
+        for stage, (function, told, struct) in WINOGRAD_STAGES.items():
             kernel = f"winograd_{each.name}_{stage}"
             if kernel in abi["SIGNATURES"]:
                 kernels.append(kernel)
                 lines.append(f"cdef void {kernel}(const int64_t *args, char *s, int64_t i, int64_t j) noexcept nogil:")
-                lines.append(f"    {function}({t.code}, <const {struct} *>args, s, i, j)")
+                lines.append(f"    {function}({t.code}, {told}<const {struct} *>args, s, i, j)")
     lines.append(f"WINOGRAD_KERNELS = {{{', '.join(f'{name!r}: address({name})' for name in kernels)}}}")
     _write(GENERATED / "winograd_kernels.pxi", "\n".join(lines) + "\n")
 

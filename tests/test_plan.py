@@ -94,7 +94,7 @@ def test_algorithms_gives_reasons():
     reasons = {(name, backend): reason for name, backend, reason in listed}
     assert reasons["reference", "numpy"] is None
     assert "3x3" in reasons["winograd_f4", "cython"]
-    assert len(listed) == len(reasons) == 17
+    assert len(listed) == len(reasons) == 19
     with pytest.raises(ValueError, match="pass must be one of"):
         cf.algorithms("max:n1c1i4x4f2", "grad_weight")
 

@@ -387,7 +387,7 @@ def test_dilated_batches_in_parts(kernel, channels, rng, monkeypatch):
     (r,) = correlations(problem, "forward")
     f = next(each for each in WINOGRAD if each.name == kernel.name.split("_")[1])
     image = programs._image_bytes(f, r, tile, 4) if channels else programs.phase_bytes(r, 4)
-    first = f"winograd_{f.name}_input" if channels else "split_phases"
+    first = f"winograd_{f.name}_channels_input" if channels else "split_phases"
     arrays = calls.arrays_for(problem, rng)
     expected = calls.run(kernel, problem, "forward", arrays)
     for most, parts in ((image, 6), (6 * image, 1), (2 * image, 3)):

@@ -20,11 +20,10 @@ WEIGHT = ("w", "w_g", "w_k", "w_c", "w_h", "w_w")
 GEOMETRY = ("n", "g", "c", "k", "ih", "iw", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw")
 _IM2COL = (*INPUT, "packed", "unpacked", "bias", *OUTPUT, *GEOMETRY, "depth", "splits")
 # u: transformed weight; v: transformed input, a block's every v_step elements; blocks: of tiles; c_block, k_block:
-# channels at a time, k_block a multiple of GROUP, the greater of LANES and ROWS; by_channels: channels are in the
-# lanes, not tiles, only where GROUP is LANES; a dilation only by channels, in blocks of whole images
+# channels at a time, k_block a multiple of GROUP, the greater of LANES and ROWS
 _WINOGRAD = (
     *INPUT, *WEIGHT, "u", "bias", *OUTPUT, "v", "n", "g", "c", "k", "ih", "iw", "oh", "ow", "ph", "pw", "dh", "dw",
-    "blocks", "v_step", "c_block", "k_block", "by_channels",
+    "blocks", "v_step", "c_block", "k_block",
 )  # fmt: skip
 # of the gradient by the weight. v, w: transformed x and grad_output of one block; s[g][xi][k][c]: sums of their
 # products, with LANES idle elements after each xi
@@ -82,6 +81,8 @@ class Filtering(NamedTuple):
 
 
 _SIZES = ((2, 3, 1), (3, 3, 1), (4, 3, 1), (6, 3, 1), (4, 5, 1), (2, 3, 2), (4, 3, 2))
+#: The kernels of a correlation by each, beside that of its weights.
+WINOGRAD_STAGES = ("forward", "input", "output", "channels_forward", "channels_input", "channels_output")
 #: Those that have kernels.
 WINOGRAD = tuple(Filtering(*each) for each in _SIZES)
 
@@ -166,11 +167,10 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
 for _f in WINOGRAD:
     # weight view -> u; items: g * ceil(k / GROUP)
     SIGNATURES[f"winograd_{_f.name}_weight"] = (*WEIGHT, "u", "g", "k", "c", "k_block")
-    # items: g * blocks
-    SIGNATURES[f"winograd_{_f.name}_forward"] = _WINOGRAD
-    # the same in two stages. items: g * blocks * ceil(c / c_block), then g * ceil(k / k_block) * blocks
-    SIGNATURES[f"winograd_{_f.name}_input"] = _WINOGRAD
-    SIGNATURES[f"winograd_{_f.name}_output"] = _WINOGRAD
+    # forward's items: g * blocks; the same in two stages, input's: g * blocks * ceil(c / c_block), and output's:
+    # g * ceil(k / k_block) * blocks. channels: are in the lanes, not tiles; only where GROUP is LANES, dilated images
+    # in one block
+    SIGNATURES |= {f"winograd_{_f.name}_{_stage}": _WINOGRAD for _stage in WINOGRAD_STAGES}
     if not _f.has_weight_gradient:
         continue
     # F(3, m), block after block. items: g * ceil((c + k) / channels), channels of x first, then of grad_output

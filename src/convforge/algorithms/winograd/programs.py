@@ -290,16 +290,16 @@ def _stages(
     scratch = max(held + rows, taps)
     args = {
         **shared, "blocks": cut.blocks, "v_step": v_step, "c_block": cut.c_block, "k_block": cut.k_block,
-        "by_channels": int(cut.by_channels),
     }  # fmt: skip
+    kernel = f"winograd_{f.name}_channels" if cut.by_channels else f"winograd_{f.name}"
     items = r.groups * cut.blocks
     if not cut.c_block:
-        return (Stage(f"winograd_{f.name}_forward", args, items),), 0, scratch + v_step
+        return (Stage(f"{kernel}_forward", args, items),), 0, scratch + v_step
     own = 0 if args["u"] else area * (cut.k_block * r.c + lanes)
     grain = 1 if args["u"] else cut.blocks
     stages = (
-        Stage(f"winograd_{f.name}_input", args, items * ceil_div(r.c, cut.c_block)),
-        Stage(f"winograd_{f.name}_output", args, items * ceil_div(r.k, cut.k_block), grain),
+        Stage(f"{kernel}_input", args, items * ceil_div(r.c, cut.c_block)),
+        Stage(f"{kernel}_output", args, items * ceil_div(r.k, cut.k_block), grain),
     )
     return stages, items * v_step, scratch + own
 

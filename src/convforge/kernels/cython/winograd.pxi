@@ -1,4 +1,5 @@
-# Winograd F(m, r), forward: everything for a block of tiles at a time, and the same in two stages.
+# Winograd F(m, r), forward: everything for a block of tiles at a time, and the same in two stages; with tiles in the
+# lanes or with channels.
 
 # Elements of u of a block of output channels
 cdef inline int64_t winograd_weight_size(int f, const winograd_args *a) noexcept nogil:
@@ -11,26 +12,31 @@ cdef inline const real *winograd_nth_weight(int f, const winograd_args *a, int64
 
 
 cdef inline void winograd_multiply(
-    int f, const winograd_args *a, const winograd_block *b, int64_t first_k, const real *u, const real *v, real *p,
+    int f, bint channels, const winograd_args *a, const winograd_block *b, int64_t first_k, const real *u,
+    const real *v, real *p,
 ) noexcept nogil:
     """The products of a block of output channels."""
     cdef winograd_products_args of
     of.u, of.v, of.p, of.area = <int64_t>u, <int64_t>v, <int64_t>p, winograd_area(f)
     of.c, of.k, of.tiles, of.vectors = a.c, min(a.k_block, a.k - first_k), b.tiles, b.vectors
-    of.by_channels = a.by_channels
+    of.by_channels = channels
     winograd_products(<const int64_t *>&of, NULL, 0, winograd_area(f))
 
 
 # Elements of v of a block
-cdef inline int64_t winograd_input_size(int f, const winograd_args *a, const winograd_block *b) noexcept nogil:
-    if a.by_channels:
+cdef inline int64_t winograd_input_size(
+    int f, bint channels, const winograd_args *a, const winograd_block *b
+) noexcept nogil:
+    if channels:
         return winograd_area(f) * (b.tiles * winograd_input_pitch(a.c) + LANES)
     return winograd_area(f) * (a.c * b.vectors + b.panels) * LANES
 
 
 # Elements of p of a block of output channels
-cdef inline int64_t winograd_products_size(int f, const winograd_args *a, const winograd_block *b) noexcept nogil:
-    if a.by_channels:
+cdef inline int64_t winograd_products_size(
+    int f, bint channels, const winograd_args *a, const winograd_block *b
+) noexcept nogil:
+    if channels:
         return winograd_area(f) * (b.tiles * winograd_product_pitch(a.k_block) + LANES)
     return winograd_area(f) * a.k_block * b.vectors * LANES
 
@@ -41,7 +47,7 @@ cdef inline real *winograd_nth_input(int f, const winograd_args *a, int64_t g, i
 
 
 cdef inline void winograd_forward(
-    int f, const winograd_args *a, char *scratch, int64_t begin, int64_t end
+    int f, bint channels, const winograd_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
     cdef real *v = <real *>scratch
     cdef real *p
@@ -50,18 +56,18 @@ cdef inline void winograd_forward(
     cdef int64_t item, k
     for item in range(begin, end):
         b = winograd_nth_block(f, a, item % a.blocks)
-        p = v + winograd_input_size(f, a, &b)
-        rest = p + winograd_products_size(f, a, &b)
-        winograd_every_input(f, a, &b, item // a.blocks, 0, a.c, v, rest)
+        p = v + winograd_input_size(f, channels, a, &b)
+        rest = p + winograd_products_size(f, channels, a, &b)
+        winograd_every_input(f, channels, a, &b, item // a.blocks, 0, a.c, v, rest)
         k = 0
         while k < a.k:
-            winograd_multiply(f, a, &b, k, winograd_nth_weight(f, a, item // a.blocks, k), v, p)
-            winograd_every_output(f, a, &b, item // a.blocks, k, p, rest)
+            winograd_multiply(f, channels, a, &b, k, winograd_nth_weight(f, a, item // a.blocks, k), v, p)
+            winograd_every_output(f, channels, a, &b, item // a.blocks, k, p, rest)
             k += a.k_block
 
 
 cdef inline void winograd_only_input(
-    int f, const winograd_args *a, char *scratch, int64_t begin, int64_t end
+    int f, bint channels, const winograd_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
     cdef int64_t parts = (a.c + a.c_block - 1) // a.c_block, item, g, block, c
     cdef winograd_block b
@@ -71,12 +77,12 @@ cdef inline void winograd_only_input(
         c = item % parts * a.c_block
         b = winograd_nth_block(f, a, block)
         winograd_every_input(
-            f, a, &b, g, c, min(c + a.c_block, a.c), winograd_nth_input(f, a, g, block), <real *>scratch
+            f, channels, a, &b, g, c, min(c + a.c_block, a.c), winograd_nth_input(f, a, g, block), <real *>scratch
         )
 
 
 cdef inline void winograd_only_output(
-    int f, const winograd_args *a, char *scratch, int64_t begin, int64_t end
+    int f, bint channels, const winograd_args *a, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
     cdef int64_t parts = ceil_div(a.k, a.k_block), item, g, block, k, group, groups
     cdef real *own = <real *>scratch
@@ -102,6 +108,6 @@ cdef inline void winograd_only_output(
                         a.c, a.k - k - group * GROUP, group, groups, own, p,
                     )
         b = winograd_nth_block(f, a, block)
-        rest = p + winograd_products_size(f, a, &b)
-        winograd_multiply(f, a, &b, k, u, winograd_nth_input(f, a, g, block), p)
-        winograd_every_output(f, a, &b, g, k, p, rest)
+        rest = p + winograd_products_size(f, channels, a, &b)
+        winograd_multiply(f, channels, a, &b, k, u, winograd_nth_input(f, a, g, block), p)
+        winograd_every_output(f, channels, a, &b, g, k, p, rest)

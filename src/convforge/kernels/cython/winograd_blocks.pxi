@@ -11,7 +11,7 @@
 #
 # A block is split into panels of at most VECTORS vectors, the register tile's width. The columns of its tile rows abut
 # in *virtual rows*: tile t of the block has its first columns at t * step, and its last ones, the halo, where the next
-# tile of the same tile row begins; a dilation is none of theirs. With channels in the lanes (by_channels), of the same u:
+# tile of the same tile row begins; a dilation is none of theirs. With channels in the lanes, of the same u:
 #
 #   v[xi][tile][c]          c rounded up to whole vectors, and one more
 #   p[xi][tile][k]          k rounded up to whole vectors

@@ -8,8 +8,7 @@ ctypedef winograd_f2_grad_weight_args winograd_grad_args
 cdef inline winograd_block winograd_grad_block(int f, const winograd_grad_args *a, winograd_args *shape) noexcept nogil:
     """The block at work, and what the input transform needs to know."""
     cdef winograd_block b
-    shape.n, shape.c, shape.blocks, shape.by_channels = a.n, a.c, a.blocks, 0
-    shape.dh = shape.dw = 1
+    shape.n, shape.c, shape.blocks, shape.dh, shape.dw = a.n, a.c, a.blocks, 1, 1
     shape.ih, shape.iw, shape.oh, shape.ow, shape.ph, shape.pw = a.ih, a.iw, a.oh, a.ow, a.ph, a.pw
     shape.x, shape.x_n, shape.x_c, shape.x_h = a.x, a.x_n, a.x_c, a.x_h
     b = winograd_nth_block(f, shape, a.block)
@@ -86,7 +85,7 @@ cdef inline void winograd_grad_transform(
         v = <real *>a.v + g * area * winograd_grad_step(&b, a.c)
         w = <real *>a.w + g * area * step
         if first < a.c:
-            winograd_every_input(f, &shape, &b, g, first, min(last, a.c), v, <real *>scratch)
+            winograd_every_input(f, False, &shape, &b, g, first, min(last, a.c), v, <real *>scratch)
         if last > a.c:
             for i in range(winograd_alpha(f) * winograd_pitch(f, &b) + a.ow):
                 (<real *>scratch)[i] = 0

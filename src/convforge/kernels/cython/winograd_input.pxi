@@ -94,11 +94,11 @@ cdef inline void winograd_columns(
 
 
 cdef inline void winograd_transform_input(
-    int f, const winograd_args *a, const winograd_block *b, int64_t g, int64_t begin, int64_t end, real *v,
+    int f, bint channels, const winograd_args *a, const winograd_block *b, int64_t g, int64_t begin, int64_t end, real *v,
     real *scratch,
 ) noexcept nogil:
     """Channels ``begin`` to ``end`` of group g, transformed to ``v``."""
-    if a.by_channels:
+    if channels:
         winograd_channels_input(f, a, b, g, begin, end, v, scratch)
         return
     cdef int alpha = winograd_alpha(f)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 
-from convforge.kernels.abi import WINOGRAD
+from convforge.kernels.abi import WINOGRAD, WINOGRAD_STAGES
 
 #: The module of each kernel's factory function.
 MODULES = {
@@ -51,7 +51,7 @@ MODULES = {
     **{
         f"winograd_{filtering.name}_{stage}": module
         for module, stages in (
-            ("winograd", ("forward", "input", "output")),
+            ("winograd", WINOGRAD_STAGES),
             ("winograd_weight", ("weight",)),
             ("winograd_grad", ("grad_transform", "grad_multiply", "grad_weight")),
         )
@@ -65,7 +65,8 @@ MODULES = {
 CALLED = {
     f"winograd_{filtering.name}_{stage}": ("winograd_products",)
     for filtering in WINOGRAD
-    for stage in ("forward", "output")
+    for stage in WINOGRAD_STAGES
+    if not stage.endswith("input")
 }
 
 
