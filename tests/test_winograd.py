@@ -283,7 +283,7 @@ def test_bits_do_not_depend_on_how_the_tiles_are_cut(kernel, text, pass_, rng, m
     r = phases(whole)
     tile = machine().tile(problem.dtype)
     vectors = -(-r.n * -(-r.output[0] // m) * -(-r.output[1] // m) // tile.lanes)
-    for channels in (False, True) if tile.group == tile.lanes else (False,):
+    for channels in (False, True) if lanes.takes_channels(tile, problem.itemsize) else (False,):
         monkeypatch.setattr(programs, "by_channels", lambda *_, channels=channels: channels)
         results = []
         for blocks, k_block, c_block in ((1, 16, 0), (2, 64, 2), (vectors, 32, 1)):
@@ -342,7 +342,7 @@ def test_non_finite_outputs_leave_the_others_alone(kernel, text, pass_, channels
     if reason := kernel.refuses(problem, pass_):
         pytest.skip(reason)
     tile = machine().tile(problem.dtype)
-    monkeypatch.setattr(programs, "by_channels", lambda *_: channels and tile.group == tile.lanes)
+    monkeypatch.setattr(programs, "by_channels", lambda *_: channels and lanes.takes_channels(tile, problem.itemsize))
     arrays = {**calls.arrays_for(problem, rng), "bias": np.arange(problem.k, dtype=problem.dtype)}
     clean = calls.run(kernel, problem, pass_, arrays)
     arrays["x"][1, 2, 8, 11] = np.nan
@@ -381,8 +381,8 @@ def test_dilated_batches_in_parts(kernel, channels, rng, monkeypatch):
         pytest.skip(reason)
     here = machine()
     tile = here.tile(problem.dtype)
-    if channels and tile.group != tile.lanes:
-        pytest.skip("this machine's tile is no whole vectors high")
+    if channels and not lanes.takes_channels(tile, problem.itemsize):
+        pytest.skip("this machine has no kernels with channels in the lanes")
     monkeypatch.setattr(programs, "by_channels", lambda *_: channels)
     (r,) = correlations(problem, "forward")
     f = next(each for each in WINOGRAD if each.name == kernel.name.split("_")[1])

@@ -168,8 +168,8 @@ for _f in WINOGRAD:
     # weight view -> u; items: g * ceil(k / GROUP)
     SIGNATURES[f"winograd_{_f.name}_weight"] = (*WEIGHT, "u", "g", "k", "c", "k_block")
     # forward's items: g * blocks; the same in two stages, input's: g * blocks * ceil(c / c_block), and output's:
-    # g * ceil(k / k_block) * blocks. channels: are in the lanes, not tiles; only where GROUP is LANES, dilated images
-    # in one block
+    # g * ceil(k / k_block) * blocks. channels: are in the lanes, not tiles; only where GROUP is LANES and these
+    # 32 bytes or more, dilated images in one block
     SIGNATURES |= {f"winograd_{_f.name}_{_stage}": _WINOGRAD for _stage in WINOGRAD_STAGES}
     if not _f.has_weight_gradient:
         continue

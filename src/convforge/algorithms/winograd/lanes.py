@@ -71,9 +71,14 @@ def pixel_elements(f: Filtering, r: Correlation, tile: Tile, blocks: int) -> int
     return max((height + 1) * width, outputs + tile.lanes) * tile.lanes
 
 
+def takes_channels(tile: Tile, itemsize: int) -> bool:
+    """Whether there are kernels with channels in the lanes: vectors of 16 bytes would gain little for their code."""
+    return tile.group == tile.lanes and tile.lanes * itemsize >= 32
+
+
 def by_channels(f: Filtering, r: Correlation, tile: Tile, blocks: int, itemsize: int, machine: Machine) -> bool:
     """Whether channels are better in the lanes; with tiles a dilation takes its phases as images."""
-    if tile.group != tile.lanes or pixel_elements(f, r, tile, blocks) * itemsize > machine.l2 // 2:
+    if not takes_channels(tile, itemsize) or pixel_elements(f, r, tile, blocks) * itemsize > machine.l2 // 2:
         return False
     far = f.alpha**2 * r.c * r.k * itemsize > machine.l2
     channels = _by_channels(f, r, tile, blocks, machine) * (_FAR_FACTOR if far else 1)

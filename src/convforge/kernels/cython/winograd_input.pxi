@@ -98,7 +98,7 @@ cdef inline void winograd_transform_input(
     real *scratch,
 ) noexcept nogil:
     """Channels ``begin`` to ``end`` of group g, transformed to ``v``."""
-    if channels:
+    if channels and LANES * sizeof(real) >= 32:  # which the kernels below are compiled for
         winograd_channels_input(f, a, b, g, begin, end, v, scratch)
         return
     cdef int alpha = winograd_alpha(f)

@@ -66,7 +66,7 @@ cdef inline void winograd_transform_output(
     int f, bint channels, const winograd_args *a, const winograd_block *b, int64_t g, int64_t first_k, const real *p, real *rows,
 ) noexcept nogil:
     """The outputs of a block of output channels from their products; ``rows`` is scratch of m virtual rows."""
-    if channels:
+    if channels and LANES * sizeof(real) >= 32:
         winograd_channels_output(f, a, b, g, first_k, p, rows)
         return
     cdef int m = winograd_m(f)

@@ -63,10 +63,13 @@ MODULES = {
 
 #: Kernels that others call.
 CALLED = {
-    f"winograd_{filtering.name}_{stage}": ("winograd_products",)
+    f"winograd_{filtering.name}_{lanes}{stage}": tuple(each.format(filtering.name, lanes) for each in called)
     for filtering in WINOGRAD
-    for stage in WINOGRAD_STAGES
-    if not stage.endswith("input")
+    for lanes in ("", "channels_")
+    for stage, called in (
+        ("forward", ("winograd_{}_{}input", "winograd_{}_{}output")),
+        ("output", ("winograd_products", "winograd_{}_weight")),
+    )
 }
 
 

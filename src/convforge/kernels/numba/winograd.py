@@ -8,11 +8,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from convforge.kernels import abi
+from convforge.kernels.numba.generate import define
 from convforge.kernels.numba.winograd_blocks import Blocks, factories, pitches
 from convforge.kernels.numba.winograd_channels import channels_input, channels_output
 from convforge.kernels.numba.winograd_input import input_transform
 from convforge.kernels.numba.winograd_output import output_transform
-from convforge.kernels.numba.winograd_weight import weight_transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,26 +87,29 @@ def _sizes(target: Target, filtering: Filtering, shape: Blocks, channels: bool) 
 
 
 def _forward(channels: bool, filtering: Filtering, target: Target) -> Callable[..., None]:
-    """Everything for one block of tiles after another."""
-    v = target.v
+    """Everything for one block of tiles after another: the kernels of both stages, which are compiled by themselves."""
+    kind = f"winograd_{filtering.name}_channels" if channels else f"winograd_{filtering.name}"
     shape = Blocks(target, filtering, "forward")
-    f, block, weight_offset = shape.f, shape.block, shape.weight_offset
-    transform_input = _transform_input(target, filtering, shape, channels)
-    multiply = _multiply(target, filtering, shape, channels)
-    transform_output = _transform_output(target, filtering, shape, channels)
-    input_bytes, product_bytes = _sizes(target, filtering, shape, channels)
+    f, block = shape.f, shape.block
+    input_bytes, _ = _sizes(target, filtering, shape, channels)
+    # the block's transformed input is the only one, and of all channels
+    told = {"v": "v", "v_step": "0", "c_block": f"args[{f.c}]"}
+    names = abi.SIGNATURES[f"{kind}_forward"]
+    fields = ", ".join(told.get(name, f"args[{i}]") for i, name in enumerate(names))
+    stage = "def stage(args, v, scratch, item):\n    kernel(({fields}), scratch, item, item + 1)"
+    read, write = (
+        target.jit(define("stage", [stage.format(fields=fields)], kernel=target.kernel(f"{kind}_{name}")))
+        for name in ("input", "output")
+    )
 
     def kernel(args, scratch, begin, end):
+        blocks, parts = args[f.blocks], (args[f.k] + args[f.k_block] - 1) // args[f.k_block]
         for item in range(begin, end):
-            g, number = item // args[f.blocks], item % args[f.blocks]
-            first, tiles, vectors, panels = block(args, number)
-            products = scratch + input_bytes(args, tiles, vectors, panels)
-            rest = products + product_bytes(args, tiles, vectors)
-            transform_input(args, first, tiles, vectors, panels, g, 0, args[f.c], scratch, rest)
-            for k in range(0, args[f.k], args[f.k_block]):
-                u = args[f.u] + weight_offset(args, g, k)
-                multiply(args, tiles, vectors, k, u, scratch, products)
-                transform_output(args, first, tiles, vectors, panels, g, k, v.pointer(products), v.pointer(rest))
+            _, tiles, vectors, panels = block(args, item % blocks)
+            rest = scratch + input_bytes(args, tiles, vectors, panels)
+            read(args, scratch, rest, item)
+            for part in range(parts):
+                write(args, scratch, rest, (item // blocks * parts + part) * blocks + item % blocks)
 
     return kernel
 
@@ -139,20 +143,22 @@ def _output(channels: bool, filtering: Filtering, target: Target) -> Callable[..
     area = filtering.alpha**2
     shape = Blocks(target, filtering, "output")
     f, block, weight_offset = shape.f, shape.block, shape.weight_offset
-    weight_rows = weight_transform(target, filtering)
+    weights = target.kernel(f"winograd_{filtering.name}_weight")
     multiply = _multiply(target, filtering, shape, channels)
     transform_output = _transform_output(target, filtering, shape, channels)
     _, product_bytes = _sizes(target, filtering, shape, channels)
 
-    @target.call
+    @target.jit
     def transform_weight(args, g, first_k, u, taps):
-        groups = (min(args[f.k_block], args[f.k] - first_k) + group - 1) // group
-        for number in range(groups):
-            k = first_k + number * group
-            w = v.advance(v.pointer(args[f.w]), g * args[f.w_g] + k * args[f.w_k])
-            weight_rows(
-                w, args[f.w_k], args[f.w_c], args[f.w_h], args[f.w_w], args[f.c], args[f.k] - k, number, groups, u, taps
-            )
+        groups = (args[f.k] + group - 1) // group
+        first = g * groups + first_k // group
+        weights(
+            (
+                args[f.w], args[f.w_g], args[f.w_k], args[f.w_c], args[f.w_h], args[f.w_w],
+                u - weight_offset(args, g, first_k), args[f.g], args[f.k], args[f.c], args[f.k_block],
+            ),
+            taps, first, first + (min(args[f.k_block], args[f.k] - first_k) + group - 1) // group,
+        )  # fmt: skip
 
     def kernel(args, scratch, begin, end):
         parts = (args[f.k] + args[f.k_block] - 1) // args[f.k_block]
@@ -167,7 +173,7 @@ def _output(channels: bool, filtering: Filtering, target: Target) -> Callable[..
             else:
                 u = scratch
                 if item == begin or number == 0:
-                    transform_weight(args, g, k, v.pointer(u), v.pointer(products))
+                    transform_weight(args, g, k, u, products)
             first, tiles, vectors, panels = block(args, number)
             x = args[f.v] + (g * args[f.blocks] + number) * args[f.v_step] * v.itemsize
             rest = products + product_bytes(args, tiles, vectors)
