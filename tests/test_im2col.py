@@ -17,6 +17,7 @@ READ = [
     "n1c24k70i5x5f3x3p1",
     "n1c1300k40i5x9f1x1:bias",
     "n1c40k10i6x7f3x3p1g2",
+    "n1c24k70i9x9f3x3s2p1:bias",
     "n3c9k5i1x1f1x1",
 ]
 
@@ -111,6 +112,39 @@ def test_planes_whose_rows_lie_apart(backend, text, rng):
     view = wide[:, :, 1:-1, 2:-3]
     view[...] = arrays["x"]
     np.testing.assert_array_equal(plan(view, arrays["weight"], arrays["bias"]), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("text", ["n1c12k70i9x9f3x3s2p1:bias", "n1c8k40i8x8f5x5s2p2", "n2c9k33i7x7f3x3p1"])
+def test_kernel_rows_of_padding_are_left_out_where_weights_are_finite(backend, text, rng):
+    """Zero times a weight is not zero where the weight is not finite: such panels of channels leave nothing out."""
+    if reason := backend_missing(backend):
+        pytest.skip(reason)
+    problem = cf.parse(text)
+    avx512 = Machine("avx512", l1=32 << 10, l2=1 << 20, l3=32 << 20, cores=2)
+    (stage,) = program(text, "forward", avx512).stages
+    assert stage.args["totals"]
+    arrays = calls.arrays_for(problem, rng)
+    arrays["weight"][-1, 2, 0, 1] = np.inf
+    arrays["weight"][0, 1, -1, 0] = np.nan
+    plan = cf.plan(problem, algorithm="im2col", backend=backend)
+    out = plan(arrays["x"], plan.prepare_weight(arrays["weight"]), arrays["bias"])
+    expected = calls.exact(problem, "forward", arrays)
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
+    np.testing.assert_array_equal(np.isinf(out), np.isinf(expected))
+    assert np.isnan(expected).any()
+    assert np.isfinite(out[:, 1:-1]).all()
+    np.testing.assert_allclose(out[:, 1:-1], expected[:, 1:-1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2"])
+def test_strided_pixels_are_read_where_they_lie(isa):
+    """Nothing is copied without padding, and few channels at a time with it."""
+    here = Machine(isa, l1=32 << 10, l2=1 << 20, l3=32 << 20, cores=2)
+    (plain,) = program("n1c96k40i14x14f1x1s2", "forward", here).stages
+    (padded,) = program("n1c96k40i14x14f3x3s2p1", "forward", here).stages
+    assert plain.kernel == padded.kernel == "im2col_pixels_apart"
+    assert padded.args["channels"] < 96
 
 
 @pytest.mark.parametrize(("isa", "kernel"), [("avx512", "im2col_pixels_in_place"), ("avx2", "im2col_pixels")])

@@ -54,8 +54,8 @@ def program(r: Correlation, dtype: str, itemsize: int, tile: Tile) -> Program:
     panels = ceil_div(vectors, tile.vectors)
     packed, fields = buffer("packed", 0), weight_fields(r)
     # groups take the place of a matrix product's output channels
-    weight = {**fields, "w_k": fields["w_g"], "packed": packed, "g": 1, "k": r.groups, "c": 1}
-    weight |= {"kh": r.kernel[0], "kw": r.kernel[1]}
+    weight = {**fields, "w_k": fields["w_g"], "packed": packed, "totals": 0, "g": 1, "k": r.groups, "c": 1}
+    weight |= {"kh": r.kernel[0], "kw": r.kernel[1], "panels": panels}
     args = {**input_fields(r), "packed": packed, "bias": bias_field(r), **output_fields(r), **geometry(r)}
     return Program(
         dtype=dtype,

@@ -42,10 +42,10 @@ class Cut:
     scratch_bytes: int
 
 
-def pack(kernel: str, r: Correlation, packed: Slot, blocks: int) -> Stage:
-    """The stage of a kernel that packs weights, in so many blocks a group."""
+def pack(kernel: str, r: Correlation, packed: Slot, blocks: int, **more: Slot | int) -> Stage:
+    """The stage of a kernel that packs weights, in so many blocks a group; it may take ``more`` arguments."""
     fields: dict[str, Slot | int] = {
-        "packed": packed, "g": r.groups, "k": r.k, "c": r.c, "kh": r.kernel[0], "kw": r.kernel[1],
+        "packed": packed, "g": r.groups, "k": r.k, "c": r.c, "kh": r.kernel[0], "kw": r.kernel[1], **more,
     }  # fmt: skip
     return Stage(kernel, {**weight_fields(r), **fields}, r.groups * blocks)
 
@@ -76,10 +76,15 @@ def panel_depth(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> 
     return ceil_div(total, ceil_div(total, most))
 
 
-def stripe_of(r: Correlation, tile: Tile, rows: int, columns: int) -> int:
-    """Elements of one channel of the padded input under ``rows`` x ``columns`` output pixels."""
+def stripe_of(r: Correlation, tile: Tile, rows: int, columns: int, *, phases: bool = True) -> int:
+    """Elements of one channel of the padded input under ``rows`` x ``columns`` output pixels.
+
+    Its columns are split by their phase within a stride, or left where they are.
+    """
     (kh, kw), (sh, sw), (dh, dw) = r.kernel, r.stride, r.dilation
     read = (rows - 1) * sh + (kh - 1) * dh + 1 if kh > 1 else rows
+    if not phases:
+        return read * round_up((columns - 1) * sw + (kw - 1) * dw + 1, tile.lanes)
     return read * (sw if kw > 1 else 1) * round_up(columns + (kw - 1) * dw // sw, tile.lanes)
 
 

@@ -90,8 +90,9 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     # weight view -> packed[g][ceil(k / ROWS)][c * kh * kw][ROWS], rows past k zero; items: g * ceil(k / ROWS)
     "pack_weight": (*WEIGHT, "packed", "g", "k", "c", "kh", "kw"),
     # weight view -> packed[g][panels][c * kh * kw][panel's channels]: ceil(k / LANES) vectors of channels in equal
-    # panels of at most VECTORS, channels past k zero; items: g * panels
-    "pack_columns": (*WEIGHT, "packed", "g", "k", "c", "kh", "kw"),
+    # panels, each of 1 to VECTORS, channels past k zero; totals[g][panels], unless it is 0: sums of 0 * weight, which
+    # are not 0 where a weight is not finite; items: g * panels
+    "pack_columns": (*WEIGHT, "packed", "totals", "g", "k", "c", "kh", "kw", "panels"),
     # out[i] = partial[0][i] + ... + partial[parts - 1][i], pairwise; items: ceil(count / 1024) blocks
     "sum_parts": ("partial", "out", "parts", "count"),
     # out = 0 through its strides; items: n * channels
@@ -112,8 +113,13 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "im2col_forward": (*_IM2COL, "by_rows", "cuts", "stacks", "accumulate"),
     # the same with output channels in the lanes, of weights from pack_columns, and pixels in the tile's rows: tiles end
     # with the rows of pixels (by_rows) or not. items: g * splits of the panels of channels * n * shares of the pixels;
-    # channels: lowered at a time. In place, tiles read the input or a padded copy of a panel's channels, or of all
-    **dict.fromkeys(("im2col_pixels", "im2col_pixels_in_place"), (*_IM2COL, "shares", "by_rows", "channels")),
+    # channels: lowered at a time. In place, tiles read the input or a padded copy of a panel's channels, or of all;
+    # totals: 0, or from pack_columns where depths are whole channels and tiles end with the rows: these then leave out
+    # kernel rows that see padding alone, with panels whose total is 0. apart: in place with a stride along the rows
+    **dict.fromkeys(
+        ("im2col_pixels", "im2col_pixels_in_place", "im2col_pixels_apart"),
+        (*_IM2COL, "shares", "by_rows", "channels", "panels", "totals"),
+    ),
     # the same as dot products, for one output pixel an image: w is [g][k][c * kh * kw]; items: g * splits of the k
     # channels * ceil(n / 4)
     "im2col_dots": (*INPUT, "w", "bias", *OUTPUT, *GEOMETRY, "splits"),

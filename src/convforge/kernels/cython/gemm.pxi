@@ -11,6 +11,8 @@ cdef extern from "fetch.h" nogil:
         pass
 
     tile_fetch fetch_along(const real *first, int64_t elements)
+    tile_fetch fetch_densely(const real *first)
+    int64_t lines_fetched(int64_t steps)
     tile_fetch fetch_weights(const real *a, int64_t lda)
     tile_fetch next_fetch(upcoming *coming, tile_fetch otherwise)
     upcoming fetched_by(
@@ -30,8 +32,9 @@ cdef extern from "tile.h" nogil:
         const real *bias, int64_t rows, int64_t columns, bint accumulate,
     )
     void gemm_in_place(
-        int64_t depth, const real *a, const int64_t *offsets, const real *b, int64_t ldb, const tile_fetch *ahead,
-        real *c, int64_t ldc, int64_t rows, int64_t columns, bint accumulate,
+        int64_t depth, int64_t runs, int64_t skipped, const real *a, int64_t apart, const int64_t *offsets,
+        const real *b, int64_t ldb, const tile_fetch *ahead, real *c, int64_t ldc, int64_t rows, int64_t columns,
+        bint accumulate,
     )
     void gemm_apart(
         int64_t depth, const real *a, int64_t lda, const real *b, const tile_fetch *ahead, real *c, int64_t ldc,

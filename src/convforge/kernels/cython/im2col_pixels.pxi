@@ -93,6 +93,35 @@ cdef inline void pack_panel(
         tap += count
 
 
+# Of each ``period`` of taps, a tile sums a ``run`` from the ``first`` one on.
+cdef struct tap_run:
+    int64_t first, run, period
+
+
+cdef inline tap_run used_taps(const im2col_pixels_args *a, int64_t row) noexcept nogil:
+    """Those of a row of output pixels: kernel rows that see padding alone are left out, unless all do."""
+    cdef tap_run used
+    cdef int64_t top = row * a.sh - a.ph, first = 0, last = a.kh
+    while first < last and top + first * a.dh < 0:
+        first += 1
+    while first < last and top + (last - 1) * a.dh >= a.ih:
+        last -= 1
+    if first == last:
+        first, last = 0, a.kh
+    used.first = first * a.kw
+    used.run = (last - first) * a.kw
+    used.period = a.kh * a.kw
+    return used
+
+
+cdef inline const real *input_after(const im2col_pixels_args *a, int64_t item, int64_t end) noexcept nogil:
+    """Another image's or group's input that the next item reads, or NULL."""
+    cdef int64_t planes = a.n * a.splits, next = item + 1
+    if a.shares > 1 or next == end or (next % a.n == item % a.n and next // planes == item // planes):
+        return NULL
+    return <const real *>a.x + next % a.n * a.x_n + next // planes * a.c * a.x_c
+
+
 cdef inline void im2col_pixels_of(
     bint in_place, const int64_t *args, char *scratch, int64_t begin, int64_t end
 ) noexcept nogil:
@@ -100,10 +129,12 @@ cdef inline void im2col_pixels_of(
     cdef taps_source source
     open_source(&source, a.x_c, a.x_h, a.ih, a.iw, a.ow, a.kh, a.kw, a.sh, a.sw, a.ph, a.pw, a.dh, a.dw)
     merge_rows(&source.g, a.oh)
+    if in_place:
+        keep_phases(&source)
     # whether tiles do not end with the rows though these lie apart
     cdef bint copied = in_place and not a.by_rows and source.g.ow < a.oh * a.ow
     cdef int64_t pixels = a.oh * a.ow, area = a.kh * a.kw, taps = a.c * area
-    cdef int64_t vectors = ceil_div(a.k, LANES), panels = ceil_div(vectors, VECTORS)
+    cdef int64_t vectors = ceil_div(a.k, LANES), panels = a.panels
     # a unit is what shares and tiles divide: a row of pixels by rows, or else one, and tiles then divide a share
     cdef int64_t unit = source.g.ow if a.by_rows else 1, units = pixels // unit, row_tiles = ceil_div(unit, ROWS)
     cdef int64_t most = ceil_div(ceil_div(units, a.shares) * unit, LANES) * LANES
@@ -127,6 +158,11 @@ cdef inline void im2col_pixels_of(
     cdef const int64_t *offsets
     cdef const real *ahead
     cdef tile_fetch fetched
+    cdef tap_run used, whole
+    cdef bint skips
+    cdef const real *after
+    cdef int64_t channels, lines, fetching
+    whole.first = 0
     cdef const real *read = NULL
     cdef const real *weight
     cdef const real *weights
@@ -149,7 +185,7 @@ cdef inline void im2col_pixels_of(
         h = 0
         w = pixel - source.first_row * source.g.ow
         for p in range(count):
-            starts[p] = p if copied else h * source.row_step + w - source.first_column
+            starts[p] = p if copied else h * source.row_step + (w - source.first_column) * source.step
             w += 1
             if w == source.g.ow:
                 w = 0
@@ -172,6 +208,8 @@ cdef inline void im2col_pixels_of(
             elif in_place and (first == 0 or a.channels < a.c):
                 read = read_channels(&source, first // area, min(a.channels, a.c - first // area))
             offsets = source.offsets + (first if a.channels == a.c else 0)
+            whole.run = whole.period = rows
+            channels = rows // area
             channel, tap, p = first // area, first % area, 0
             while not in_place and p < rows:
                 i = min(listed - tap, rows - p)
@@ -189,17 +227,32 @@ cdef inline void im2col_pixels_of(
                 width = (vectors * (panel + 1) // panels - vector) * LANES
                 weight = weights + vector * LANES * taps + (first if a.unpacked else first * width)
                 panel_sums = sums + (panel - first_panel) * most * COLUMNS if a.depth < taps else sums
-                # each tile fetches its share of the next panel's weights
+                skips = a.totals != 0 and (<const real *>a.totals)[group * panels + panel] == 0
+                # each tile fetches its share of the next panel's weights, or some the channels that are read next
+                after, fetching = NULL, 0
+                if in_place and area > 1 and panel + 1 == last_panel:
+                    channel = (first + rows) // area
+                    after = source.x + channel * a.x_c if channel < a.c else input_after(a, item, end)
+                    lines = min(a.channels, a.c - channel % a.c) * a.ih * a.x_h * <int64_t>sizeof(real) // 64
+                    fetching = ceil_div(lines, lines_fetched(rows))
+                    if after == NULL or 2 * fetching > tiles:
+                        fetching = 0
                 ahead = weight + taps * width
-                step = ceil_div(width, tiles)
+                step = ceil_div(width, tiles - fetching)
                 if a.unpacked:
                     pack_panel(weight, taps, rows, min(width, a.k - vector * LANES), packed, width)
                     weight = packed
                 for t in range(tiles):
                     fetched = fetch_along(ahead + t * rows * step, step)
+                    if t >= tiles - fetching:
+                        fetched = fetch_densely(
+                            after + (t - tiles + fetching) * lines_fetched(rows) * 64 // <int64_t>sizeof(real)
+                        )
                     if in_place:
+                        used = used_taps(a, pixel // unit + t // row_tiles) if skips else whole
                         gemm_in_place(
-                            rows, read + starts[tops[t]], offsets, weight, width, &fetched,
+                            used.run, channels if skips else 1, used.period - used.run, read + starts[tops[t]],
+                            source.step, offsets + used.first, weight + used.first * width, width, &fetched,
                             panel_sums + tops[t] * COLUMNS, COLUMNS, tops[t + 1] - tops[t], width, first > 0,
                         )
                         continue

@@ -62,6 +62,7 @@ KERNELS = {
     "im2col_forward": address(im2col_forward),
     "im2col_pixels": address(im2col_pixels),
     "im2col_pixels_in_place": address(im2col_pixels_in_place),
+    "im2col_pixels_apart": address(im2col_pixels_in_place),
     "im2col_dots": address(im2col_dots),
     "im2col_grad_weight": address(im2col_grad_weight),
     "zero_products": address(zero_products),

@@ -116,10 +116,25 @@ cdef inline void fill_narrow(const stripe *s, const real *x, real *to) noexcept 
         to += t.pitch
 
 
+cdef inline void fill_vectors(const stripe *s, const real *x, real *to) noexcept nogil:
+    """Likewise for a stride of 1 and rows of one vector."""
+    cdef stripe t = s[0]  # which no store can change
+    cdef vec_mask columns = vec_lanes_between(-t.left, t.iw - t.left)
+    cdef int64_t r, h = t.top
+    x += t.top * t.x_h + t.left
+    for r in range(t.rows):
+        vec_store(to, vec_load_masked(x, columns) if 0 <= h < t.ih else vec_zero())
+        h += t.row_step
+        x += t.row_step * t.x_h
+        to += LANES
+
+
 cdef void fill_stripe(const stripe *s, const real *x, real *to) noexcept nogil:
     """The stripe of the channel at ``x``, at ``to``; after it come LANES zeros."""
     if s.sw == 1 and s.pitch <= 4 * LANES and min(s.iw - s.left, s.pitch) - max(-s.left, <int64_t>0) >= LANES:
         fill_narrow(s, x, to)
+    elif s.sw == 1 and s.pitch == LANES:
+        fill_vectors(s, x, to)
     elif s.sw == 1:
         fill_groups(1, s, x, to)
     elif s.sw == 2:

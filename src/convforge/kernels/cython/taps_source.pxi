@@ -40,12 +40,12 @@ cdef inline void repeat_taps(int64_t *offsets, int64_t area, int64_t channels, i
 
 # Where the taps of some output pixels are read, channel by channel: in x itself, or in a stripe filled with it. The
 # first of the pixels is in row `first_row` and column `first_column` of the output; from one row of output pixels to
-# the next it is `row_step` elements.
+# the next it is `row_step` elements, from one pixel of a row to the next `step`: 1, or else the stride.
 ctypedef struct taps_source:
     lowered_input g
     stripe s
     bint inside
-    int64_t first_row, first_column, row_step
+    int64_t first_row, first_column, row_step, step
     const real *x
     real *striped
     int64_t *offsets
@@ -61,6 +61,13 @@ cdef inline void open_source(
     g.sh, g.sw, g.ph, g.pw, g.dh, g.dw = sh, sw, ph, pw, dh, dw
     t.s.phases = sw if kw > 1 else 1
     t.s.row_step = 1 if kh > 1 else sh
+    t.step = 1
+
+
+cdef inline void keep_phases(taps_source *t) noexcept nogil:
+    """Leave columns where they are: pixels then are a stride apart."""
+    t.s.phases = 1
+    t.step = t.g.sw
 
 
 cdef inline void aim_at(
@@ -75,15 +82,16 @@ cdef inline void aim_at(
     s.top = row * g.sh - g.ph
     s.left = column * g.sw - g.pw
     t.inside = (
-        in_place and g.sw == 1 and s.top >= 0 and s.top + reach_h < g.ih and s.left >= 0 and s.left + reach_w < g.iw
+        in_place and g.sw == t.step and s.top >= 0 and s.top + reach_h < g.ih and s.left >= 0
+        and s.left + reach_w < g.iw
     )
     if t.inside:
         t.row_step = g.sh * g.x_h
         list_taps(g, g.x_h, 0, 1, t.offsets)
         return
-    s.x_h, s.ih, s.iw, s.sw = g.x_h, g.ih, g.iw, g.sw
+    s.x_h, s.ih, s.iw, s.sw = g.x_h, g.ih, g.iw, g.sw // t.step
     s.rows = reach_h // s.row_step + 1
-    s.pitch = ceil_div(columns + (g.kw - 1) * g.dw // g.sw, LANES) * LANES
+    s.pitch = ceil_div(reach_w // s.sw + 1, LANES) * LANES
     t.row_step = g.sh // s.row_step * s.phases * s.pitch
     list_taps(g, s.phases * s.pitch, s.pitch, g.sw if s.phases > 1 else 1, t.offsets)
 
@@ -100,7 +108,7 @@ cdef inline void aim(taps_source *t, int64_t pixel, int64_t count) noexcept nogi
 cdef inline int64_t read_place(const taps_source *t, int64_t pixel) noexcept nogil:
     """Where an output pixel reads its first tap, in what read_channels gives."""
     cdef int64_t row = pixel // t.g.ow
-    return (row - t.first_row) * t.row_step + pixel - row * t.g.ow - t.first_column
+    return (row - t.first_row) * t.row_step + (pixel - row * t.g.ow - t.first_column) * t.step
 
 
 cdef inline int64_t channel_step(const taps_source *t) noexcept nogil:

@@ -16,19 +16,20 @@
 
 /* sums[row][column] = sum over p < depth of a[p][row] * b[p][column].
  *
- * a is [depth][lda] or, by_row, [rows][lda], or where offsets are given a[offsets[p] + row], for as many rows as the
- * tile has; b is [depth][ldb] and read in whole vectors, or where these are apart, so many elements from one to the
- * next, they are [depth][LANES] each. Of them, tile_rows <= ROWS rows and some vectors count. Where copy is not NULL,
- * copy[depth][COLUMNS] receives what was read of b. lda of [depth][lda] is ROWS or GROUP. */
+ * a is [depth][lda] or, by_row, [rows][lda], or where offsets are given a[offsets[p] + row * lda]; b is [depth][ldb]
+ * and read in whole vectors, or where these are apart, so many elements from one to the next, they are [depth][LANES]
+ * each. Of them, tile_rows <= ROWS rows and some vectors count. Where copy is not NULL, copy[depth][COLUMNS] receives
+ * what was read of b. lda of [depth][lda] is ROWS or GROUP. After the depth there are more runs of it, each after as
+ * many p that are skipped. */
 VEC_FUNCTION void outer_sums(
-    int tile_rows, int vectors, int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets,
-    int64_t rows, const real *b, int64_t ldb, int64_t apart, real *copy, const tile_fetch *ahead,
-    vec sums[ROWS][VECTORS])
+    int tile_rows, int vectors, int by_row, int64_t depth, int64_t runs, int64_t skipped, const real *a, int64_t lda,
+    const int64_t *offsets, int64_t rows, const real *b, int64_t ldb, int64_t apart, real *copy,
+    const tile_fetch *ahead, vec sums[ROWS][VECTORS])
 {
     vec row[VECTORS];
     const real *from[ROWS];
     tile_fetch fetch = *ahead;
-    int64_t p = 0;
+    int64_t p = 0, end = depth;
     /* vectors that are apart are weights: where few tiles share them, or fetch in few of their steps, each has many */
     const int many = apart && (tile_rows <= ROWS / 2 || FETCH_STEPS > 1);
     /* rows past the last one repeat it, and their sums are dropped */
@@ -67,27 +68,32 @@ VEC_FUNCTION void outer_sums(
         }
     }
 #endif
-    for (; p < depth; p++) {
-        if (p % FETCH_STEPS == 0) {
-            if (many)
-                fetch_lines(&fetch, vectors);
-            else
-                fetch_next(&fetch);
-        }
-        TILE_UNROLL
-        for (int j = 0; j < vectors; j++) {
-            row[j] = vec_load(b + j * (apart ? apart : LANES));
-            if (copy != NULL)
-                vec_store(copy + p * COLUMNS + j * LANES, row[j]);
-        }
-        TILE_UNROLL
-        for (int i = 0; i < tile_rows; i++) {
-            vec scale = vec_broadcast(from[i][offsets != NULL ? offsets[p] : by_row ? p : p * lda]);
+    for (int64_t run = 0; run < runs; run++) {
+        for (; p < end; p++) {
+            if (p % FETCH_STEPS == 0) {
+                if (many)
+                    fetch_lines(&fetch, vectors);
+                else
+                    fetch_next(&fetch);
+            }
             TILE_UNROLL
-            for (int j = 0; j < vectors; j++)
-                sums[i][j] = vec_fma(scale, row[j], sums[i][j]);
+            for (int j = 0; j < vectors; j++) {
+                row[j] = vec_load(b + j * (apart ? apart : LANES));
+                if (copy != NULL)
+                    vec_store(copy + p * COLUMNS + j * LANES, row[j]);
+            }
+            TILE_UNROLL
+            for (int i = 0; i < tile_rows; i++) {
+                vec scale = vec_broadcast(from[i][offsets != NULL ? offsets[p] : by_row ? p : p * lda]);
+                TILE_UNROLL
+                for (int j = 0; j < vectors; j++)
+                    sums[i][j] = vec_fma(scale, row[j], sums[i][j]);
+            }
+            b += ldb;
         }
-        b += ldb;
+        p += skipped;
+        b += skipped * ldb;
+        end += skipped + depth;
     }
 }
 
@@ -96,13 +102,14 @@ VEC_FUNCTION void outer_sums(
  * rows <= tile_rows and columns <= vectors * LANES may be fewer than the tile has, and only those are written. The
  * tile's size is a constant of each call. */
 VEC_FUNCTION void outer_tile(
-    int tile_rows, int vectors, int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets,
-    const real *b, int64_t ldb, int64_t apart, real *copy, const tile_fetch *ahead, real *c, int64_t ldc,
-    const real *bias, int64_t rows, int64_t columns, int accumulate)
+    int tile_rows, int vectors, int by_row, int64_t depth, int64_t runs, int64_t skipped, const real *a, int64_t lda,
+    const int64_t *offsets, const real *b, int64_t ldb, int64_t apart, real *copy, const tile_fetch *ahead, real *c,
+    int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
     vec sums[ROWS][VECTORS], row[VECTORS];
     int64_t last = (vectors - 1) * LANES;
-    outer_sums(tile_rows, vectors, by_row, depth, a, lda, offsets, rows, b, ldb, apart, copy, ahead, sums);
+    outer_sums(
+        tile_rows, vectors, by_row, depth, runs, skipped, a, lda, offsets, rows, b, ldb, apart, copy, ahead, sums);
     /* bias and c are added last, while nothing else needs registers */
     TILE_UNROLL
     for (int i = 0; i < tile_rows; i++) {
@@ -128,13 +135,13 @@ VEC_FUNCTION void outer_tile(
 }
 
 VEC_FUNCTION void outer_tile_of(
-    int tile_rows, int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets, const real *b,
-    int64_t ldb, int64_t apart, real *copy, const tile_fetch *ahead, real *c, int64_t ldc, const real *bias,
-    int64_t rows, int64_t columns, int accumulate)
+    int tile_rows, int by_row, int64_t depth, int64_t runs, int64_t skipped, const real *a, int64_t lda,
+    const int64_t *offsets, const real *b, int64_t ldb, int64_t apart, real *copy, const tile_fetch *ahead, real *c,
+    int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
 #define OUTER_TILE(vectors)                                                                                            \
-    outer_tile(tile_rows, vectors, by_row, depth, a, lda, offsets, b, ldb, apart, copy, ahead, c, ldc, bias, rows,     \
-               columns, accumulate)
+    outer_tile(tile_rows, vectors, by_row, depth, runs, skipped, a, lda, offsets, b, ldb, apart, copy, ahead, c, ldc,  \
+               bias, rows, columns, accumulate)
     if (columns > 2 * LANES)
         OUTER_TILE(3);
     else if (columns > LANES)
@@ -147,13 +154,13 @@ VEC_FUNCTION void outer_tile_of(
 /* outer_tile for any rows, of which it does at most ROWS, and at most COLUMNS columns: the tile is as low as the rows,
  * down to half of the whole one. */
 VEC_FUNCTION void gemm(
-    int by_row, int64_t depth, const real *a, int64_t lda, const int64_t *offsets, const real *b, int64_t ldb,
-    int64_t apart, const tile_fetch *ahead, real *c, int64_t ldc, const real *bias, int64_t rows, int64_t columns,
-    int accumulate)
+    int by_row, int64_t depth, int64_t runs, int64_t skipped, const real *a, int64_t lda, const int64_t *offsets,
+    const real *b, int64_t ldb, int64_t apart, const tile_fetch *ahead, real *c, int64_t ldc, const real *bias,
+    int64_t rows, int64_t columns, int accumulate)
 {
 #define OUTER_TILE(tile_rows)                                                                                          \
-    outer_tile_of(tile_rows, by_row, depth, a, lda, offsets, b, ldb, apart, NULL, ahead, c, ldc, bias, rows, columns,  \
-                  accumulate)
+    outer_tile_of(tile_rows, by_row, depth, runs, skipped, a, lda, offsets, b, ldb, apart, NULL, ahead, c, ldc, bias,  \
+                  rows, columns, accumulate)
     if (rows >= ROWS)
         OUTER_TILE(ROWS);
     else if (rows == ROWS - 1)
@@ -173,15 +180,15 @@ static TILE_APART void gemm_ahead(
     int64_t depth, const real *a, const real *b, int64_t ldb, const tile_fetch *ahead, real *c, int64_t ldc,
     const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
-    gemm(0, depth, a, ROWS, NULL, b, ldb, 0, ahead, c, ldc, bias, rows, columns, accumulate);
+    gemm(0, depth, 1, 0, a, ROWS, NULL, b, ldb, 0, ahead, c, ldc, bias, rows, columns, accumulate);
 }
 
-/* The same of a[offsets[p] + row], for half of ROWS to ROWS rows. */
+/* The same of a[offsets[p] + row * apart], with more runs of the depth, each after as many p that are skipped. */
 static TILE_APART void gemm_in_place(
-    int64_t depth, const real *a, const int64_t *offsets, const real *b, int64_t ldb, const tile_fetch *ahead, real *c,
-    int64_t ldc, int64_t rows, int64_t columns, int accumulate)
+    int64_t depth, int64_t runs, int64_t skipped, const real *a, int64_t apart, const int64_t *offsets, const real *b,
+    int64_t ldb, const tile_fetch *ahead, real *c, int64_t ldc, int64_t rows, int64_t columns, int accumulate)
 {
-    gemm(0, depth, a, 0, offsets, b, ldb, 0, ahead, c, ldc, NULL, rows, columns, accumulate);
+    gemm(1, depth, runs, skipped, a, apart, offsets, b, ldb, 0, ahead, c, ldc, NULL, rows, columns, accumulate);
 }
 
 /* The same of a[rows][lda] and b[ceil(columns / LANES)][depth][LANES]. */
@@ -189,7 +196,7 @@ static TILE_APART void gemm_apart(
     int64_t depth, const real *a, int64_t lda, const real *b, const tile_fetch *ahead, real *c, int64_t ldc,
     int64_t rows, int64_t columns, int accumulate)
 {
-    gemm(1, depth, a, lda, NULL, b, LANES, depth * LANES, ahead, c, ldc, NULL, rows, columns, accumulate);
+    gemm(1, depth, 1, 0, a, lda, NULL, b, LANES, depth * LANES, ahead, c, ldc, NULL, rows, columns, accumulate);
 }
 
 /* The same of a[rows][lda]. */
@@ -197,7 +204,7 @@ static TILE_APART void gemm_by_row(
     int64_t depth, const real *a, int64_t lda, const real *b, int64_t ldb, const tile_fetch *ahead, real *c,
     int64_t ldc, const real *bias, int64_t rows, int64_t columns, int accumulate)
 {
-    gemm(1, depth, a, lda, NULL, b, ldb, 0, ahead, c, ldc, bias, rows, columns, accumulate);
+    gemm(1, depth, 1, 0, a, lda, NULL, b, ldb, 0, ahead, c, ldc, bias, rows, columns, accumulate);
 }
 
 /* The same of weights, in blocks of rows (lda is 0) or as they lie. */
@@ -219,10 +226,10 @@ static TILE_APART void gemm_copying(
 {
     if (lda == 0)
         outer_tile_of(
-            ROWS, 0, depth, a, ROWS, NULL, b, ldb, 0, copy, ahead, c, ldc, bias, rows, columns, accumulate);
+            ROWS, 0, depth, 1, 0, a, ROWS, NULL, b, ldb, 0, copy, ahead, c, ldc, bias, rows, columns, accumulate);
     else
         outer_tile_of(
-            ROWS, 1, depth, a, lda, NULL, b, ldb, 0, copy, ahead, c, ldc, bias, rows, columns, accumulate);
+            ROWS, 1, depth, 1, 0, a, lda, NULL, b, ldb, 0, copy, ahead, c, ldc, bias, rows, columns, accumulate);
 }
 
 /* Where a block of rows of weights begins, which are [ceil(k / GROUP)][depth][GROUP]. */
@@ -248,7 +255,7 @@ VEC_FUNCTION void sweep_tiles(
         vec sums[ROWS][VECTORS];
         tile_fetch ahead = sweep_ahead(a, depth, block);
         outer_sums(
-            ROWS, vectors, 0, depth, sweep_rows(a, depth, block), GROUP, NULL, ROWS, b, vectors * LANES, 0, NULL,
+            ROWS, vectors, 0, depth, 1, 0, sweep_rows(a, depth, block), GROUP, NULL, ROWS, b, vectors * LANES, 0, NULL,
             &ahead, sums);
         TILE_UNROLL
         for (int i = 0; i < ROWS; i++)

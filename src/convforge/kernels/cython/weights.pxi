@@ -58,12 +58,13 @@ cdef void pack_weight(const int64_t *args, char *scratch, int64_t begin, int64_t
 
 cdef void pack_columns(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:
     cdef const pack_columns_args *a = <const pack_columns_args *>args
-    cdef int64_t vectors = ceil_div(a.k, LANES), panels = ceil_div(vectors, VECTORS), taps = a.c * a.kh * a.kw
+    cdef int64_t vectors = ceil_div(a.k, LANES), panels = a.panels, taps = a.c * a.kh * a.kw
     # channels at a time: several vectors share a line of packed weights, which stays in the first cache for all of them
     cdef int64_t step = LANES * max(16 // (a.kh * a.kw), <int64_t>1)
-    cdef int64_t item, first, last, panel, vector, channel
+    cdef int64_t item, first, last, panel, vector, channel, i
     cdef const real *w
     cdef real *packed
+    cdef vec total
     for item in range(begin, end):
         panel = item % panels
         first = vectors * panel // panels
@@ -80,6 +81,12 @@ cdef void pack_columns(const int64_t *args, char *scratch, int64_t begin, int64_
                     (last - first) * LANES,
                 )
             channel += step
+        if a.totals:
+            packed = <real *>a.packed + (item // panels * vectors + first) * taps * LANES
+            total = vec_zero()
+            for i in range(taps * (last - first)):
+                total = vec_fma(vec_zero(), vec_load(packed + i * LANES), total)
+            (<real *>a.totals)[item] = vec_sum(total)
 
 
 cdef void sum_parts(const int64_t *args, char *scratch, int64_t begin, int64_t end) noexcept nogil:

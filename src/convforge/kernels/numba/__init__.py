@@ -25,6 +25,7 @@ MODULES = {
     "im2col_forward": "im2col",
     "im2col_pixels": "im2col_pixels",
     "im2col_pixels_in_place": "im2col_pixels",
+    "im2col_pixels_apart": "im2col_pixels",
     "im2col_dots": "im2col_dots",
     "im2col_grad_weight": "im2col_grad",
     "zero_products": "im2col_padding",

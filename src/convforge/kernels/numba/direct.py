@@ -186,7 +186,7 @@ def direct_forward(target: Target) -> Callable[..., None]:
                 # idle lanes would read past the end of x
                 in_place = columns % lanes == 0
                 top, start, copied, pitch, inside = aim_at(
-                    kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, row_step, first_row, rows, left, columns, in_place
+                    kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, row_step, 1, first_row, rows, left, columns, in_place
                 )
                 row_pitch = x_h if inside else phases * pitch
                 pixel_step = sh * x_h if inside else sh // row_step * row_pitch

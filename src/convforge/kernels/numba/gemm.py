@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 
 def _outer_tile(
-    target: Target, tile_rows: int, vectors: int, *, copying: bool = False, in_place: bool = False
+    target: Target, tile_rows: int, vectors: int, *, copying: bool = False, in_place: bool = False, apart: bool = False
 ) -> Inner:
     """Make the tile with as many rows and vectors of columns.
 
-    ``copying`` adds an argument ``copy`` after ``ldb``, ``in_place`` makes ``offsets`` of ``lda``.
+    ``copying`` adds an argument ``copy`` after ``ldb``; ``in_place`` makes ``step`` and ``offsets`` of ``lda``, and
+    adds ``runs`` and ``skipped`` after ``depth``. Without ``apart`` the step is 1, and there are at least half of ROWS
+    rows: one pointer then is enough.
     """
     v = target.v
     rows, columns = range(tile_rows), range(vectors)
@@ -35,28 +37,34 @@ def _outer_tile(
         return v.load_partial(c, n) if accumulate else bias
 
     copy = "copy, " if copying else ""
-    lda = "offsets" if in_place else "lda"
-    arguments = f"depth, a, {lda}, b, ldb, {copy}ahead, ahead_step, c, ldc, bias, rows, columns, accumulate"
-    lines = [f"def outer_tile({arguments}):"]
+    of_a = "depth, runs, skipped, a, step, offsets" if in_place else "depth, a, lda"
+    lines = [f"def outer_tile({of_a}, b, ldb, {copy}ahead, ahead_step, c, ldc, bias, rows, columns, accumulate):"]
     if in_place:
-        lines += [f"    a{i} = v.advance(a, {i})" for i in rows]
+        lines += [f"    a{i} = v.advance(a, {f'min({i}, rows - 1) * step' if apart else i})" for i in rows]
     else:
         # rows past the last one repeat it, and their sums are dropped
         lines += [f"    a{i} = v.advance(a, {i} if lda == 0 else min({i}, rows - 1) * lda)" for i in rows]
         lines += [f"    at, step = 0, {target.rows} if lda == 0 else 1"]
     lines += [f"    s{i}_{j} = v.zero()" for i in rows for j in columns]
-    lines += ["    for p in range(depth):"]
-    lines += [f"        {fetching(target).step()}"]
+    step = [fetching(target).step()]
     for j in columns:
-        lines += [f"        b{j} = v.load(b, {j * v.lanes})"]
+        step += [f"b{j} = v.load(b, {j * v.lanes})"]
         if copying:
-            lines += [f"        v.store(copy, p * {target.vectors * v.lanes} + {j * v.lanes}, b{j})"]
-    lines += ["        at = offsets[p]"] if in_place else []
+            step += [f"v.store(copy, p * {target.vectors * v.lanes} + {j * v.lanes}, b{j})"]
+    step += ["at = offsets[p]"] if in_place else []
     for i in rows:
-        lines += [f"        scale = v.broadcast(a{i}[at])"]
-        lines += [f"        s{i}_{j} = v.fma(scale, b{j}, s{i}_{j})" for j in columns]
-    lines += [] if in_place else ["        at += step"]
-    lines += ["        b = v.advance(b, ldb)"]
+        step += [f"scale = v.broadcast(a{i}[at])"]
+        step += [f"s{i}_{j} = v.fma(scale, b{j}, s{i}_{j})" for j in columns]
+    step += [] if in_place else ["at += step"]
+    step += ["b = v.advance(b, ldb)"]
+    if in_place:
+        lines += ["    for run in range(runs):"]
+        lines += ["        for p in range(run * (depth + skipped), run * (depth + skipped) + depth):"]
+        lines += [f"            {line}" for line in step]
+        lines += ["        b = v.advance(b, skipped * ldb)"]
+    else:
+        lines += ["    for p in range(depth):"]
+        lines += [f"        {line}" for line in step]
     # bias and c are added last: the accumulators would else pass through the stack before the loop too
     lines += ["    biases = v.pointer(bias)"]
     for i in rows:
@@ -84,18 +92,24 @@ def gemm_ahead(target: Target) -> Inner:
     return _gemm(target, in_place=False)
 
 
-def gemm_in_place(target: Target) -> Inner:
-    """Make the same of ``a[offsets[p] + row]``, for half of ROWS to ROWS rows: ``offsets`` takes ``lda``'s place."""
-    return _gemm(target, in_place=True)
+def gemm_in_place(target: Target, *, apart: bool) -> Inner:
+    """Make ``gemm_in_place(depth, runs, skipped, a, step, offsets, b, ...)``: the same but for what is named here.
+
+    It is of ``a[offsets[p] + row * step]``, where the step is 1 but with ``apart``, for half of ROWS to ROWS rows.
+    There are so many runs of the depth, after each p that are skipped.
+    """
+    return _gemm(target, in_place=True, apart=apart)
 
 
-def _gemm(target: Target, *, in_place: bool) -> Inner:
+def _gemm(target: Target, *, in_place: bool, apart: bool = False) -> Inner:
     lanes, vectors = target.lanes, range(1, target.vectors + 1)
     # a tile as low as the rows, down to half of the whole one
     heights = range(target.rows // 2, target.rows + 1)
-    names = {f"tile{i}_{j}": _outer_tile(target, i, j, in_place=in_place) for i in heights for j in vectors}
-    lda = "offsets" if in_place else "lda"
-    arguments = f"depth, a, {lda}, b, ldb, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate"
+    names = {
+        f"tile{i}_{j}": _outer_tile(target, i, j, in_place=in_place, apart=apart) for i in heights for j in vectors
+    }
+    of_a = "depth, runs, skipped, a, step, offsets" if in_place else "depth, a, lda"
+    arguments = f"{of_a}, b, ldb, ahead, ahead_step, c, ldc, bias, rows, columns, accumulate"
     lines = [f"def gemm({arguments}):"]
     for i in reversed(heights):
         least = 0 if i == heights[0] else i

@@ -152,7 +152,7 @@ def im2col_forward(target: Target) -> Callable[..., None]:
             if first_column + count > row_pixels:
                 first_column = 0
             top, left, rows, pitch, inside = aim(
-                row_pixels, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, row_step, pixel, count
+                row_pixels, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, row_step, 1, pixel, count
             )
             row_pitch = x_h if inside else phases * pitch
             pixel_step = sh * x_h if inside else sh // row_step * row_pitch

@@ -28,10 +28,14 @@ def im2col_pixels_in_place(target: Target) -> Callable[..., None]:
     return _pixels(target, in_place=True)
 
 
-def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
+def im2col_pixels_apart(target: Target) -> Callable[..., None]:
+    """The same with a stride along the rows: a tile's pixels are as far apart."""
+    return _pixels(target, in_place=True, apart=True)
+
+
+def _pixels(target: Target, *, in_place: bool, apart: bool = False) -> Callable[..., None]:
     v, lanes, tile_rows = target.v, target.lanes, target.rows
     width = lanes * target.vectors
-    most_vectors = target.vectors
     f = abi.fields("im2col_pixels")
     source, scatter = taps_source(target), scattering(target)
     pack_block = packing(target, lanes)
@@ -105,19 +109,48 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
                     min(channels - channel, lanes), v.advance(packed, tap * columns + channel), columns,
                 )  # fmt: skip
 
-    gemm, pace = gemm_in_place(target) if in_place else gemm_ahead(target), fetching(target).pace
+    gemm = gemm_in_place(target, apart=apart) if in_place else gemm_ahead(target)
+    pace, line = fetching(target).pace, fetching(target).line
 
     if in_place:
 
         @target.jit
-        def multiply(depth, lowered, read, offsets, weight, columns, ahead, step, sums, rows, accumulate):
-            gemm(depth, read, offsets, weight, columns, ahead, step, sums, width, 0, rows, columns, accumulate)
+        def multiply(
+            depth, run, skipped, lowered, read, pixels, offsets, weight, columns, ahead, step, sums, rows, accumulate
+        ):
+            gemm(
+                run, depth // (run + skipped), skipped, read, pixels, offsets, weight, columns, ahead, step, sums,
+                width, 0, rows, columns, accumulate,
+            )  # fmt: skip
 
     else:
 
         @target.jit
-        def multiply(depth, lowered, read, offsets, weight, columns, ahead, step, sums, rows, accumulate):
+        def multiply(
+            depth, run, skipped, lowered, read, pixels, offsets, weight, columns, ahead, step, sums, rows, accumulate
+        ):
             gemm(depth, lowered, 0, weight, columns, ahead, step, sums, width, 0, rows, columns, accumulate)
+
+    @target.jit
+    def used_taps(top, ih, kh, kw, dh):
+        # those of a row of output pixels, its first and how many: kernel rows that see padding alone are left out,
+        # unless all do
+        first, last = 0, kh
+        while first < last and top + first * dh < 0:
+            first += 1
+        while first < last and top + (last - 1) * dh >= ih:
+            last -= 1
+        if first == last:
+            first, last = 0, kh
+        return first * kw, (last - first) * kw
+
+    @target.jit
+    def input_after(args, item, end):
+        # another image's or group's input that the next item reads, or 0
+        n, planes, after = args[f.n], args[f.n] * args[f.splits], item + 1
+        if args[f.shares] > 1 or after == end or (after % n == item % n and after // planes == item // planes):
+            return 0
+        return args[f.x] + (after % n * args[f.x_n] + after // planes * args[f.c] * args[f.x_c]) * v.itemsize
 
     def kernel(args, scratch, begin, end):
         n, c, k, oh, ow = args[f.n], args[f.c], args[f.k], args[f.oh], args[f.ow]
@@ -132,7 +165,7 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
             # output pixels are input pixels: the plane is one row
             ih, iw, row_pixels = 1, ih * iw, pixels
         vectors = (k + lanes - 1) // lanes
-        panels = (vectors + most_vectors - 1) // most_vectors
+        panels = args[f.panels]
         # a unit is what shares and tiles divide: a row of pixels by rows, or else one, and tiles then divide a share
         by_rows, channels = args[f.by_rows], args[f.channels]
         unit = row_pixels if by_rows else 1
@@ -168,7 +201,9 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
         taken += (held + (waiting * most + lanes) * width) * v.itemsize
         taken += depth * width * v.itemsize if unpacked else 0
         stripe = v.pointer(scratch + (taken + 63) // 64 * 64)
-        phases = sw if kw > 1 else 1
+        # in place, columns are left where they are
+        pixels_apart = sw if apart else 1
+        phases = 1 if in_place or kw == 1 else sw
         row_step = 1 if kh > 1 else sh
         for item in range(begin, end):
             # images and shares innermost: they use the same weights
@@ -184,7 +219,7 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
             x = v.advance(v.pointer(args[f.x]), image * args[f.x_n] + group * c * x_c)
             weights = v.advance(v.pointer(args[f.packed]), group * taps * (k if unpacked else vectors * lanes))
             top, left, rows, pitch, inside = aim(
-                row_pixels, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, row_step, pixel, count
+                row_pixels, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, row_step, pixels_apart, pixel, count
             )
             row_pitch = x_h if inside else phases * pitch
             list_taps(kh, kw, dh, dw, row_pitch, pitch, sw if phases > 1 else 1, offsets)
@@ -195,13 +230,13 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
             pixel_step = sh * x_h if inside else sh // row_step * row_pitch
             row = 0
             for p in range(count):
-                starts[p] = p if copied else row * pixel_step + column
+                starts[p] = p if copied else row * pixel_step + column * pixels_apart
                 column += 1
                 if column == row_pixels:
                     column = 0
                     row += 1
-            apart = channel_step(inside, x_c, rows * phases * pitch)
-            repeat_taps(offsets, area, channels, pitch_copied if copied else apart)
+            channel_apart = channel_step(inside, x_c, rows * phases * pitch)
+            repeat_taps(offsets, area, channels, pitch_copied if copied else channel_apart)
             if by_rows:
                 tiles = count // unit * row_tiles
                 for tile in range(tiles + 1):
@@ -223,15 +258,15 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
                     read = lowered
                 elif in_place and (first == 0 or channels < c):
                     read = read_channels(
-                        inside, sw, v.advance(x, channel * x_c), x_c, x_h, ih, iw, top, left, rows, row_step, phases,
-                        pitch, min(channels, c - channel), apart, stripe,
+                        inside, 1, v.advance(x, channel * x_c), x_c, x_h, ih, iw, top, left, rows, row_step, phases,
+                        pitch, min(channels, c - channel), channel_apart, stripe,
                     )  # fmt: skip
                 p = last if in_place else first
                 while p < last:
                     times = min(listed - tap, last - p)
                     read = read_channels(
                         inside, sw, v.advance(x, channel * x_c), x_c, x_h, ih, iw, top, left, rows, row_step, phases,
-                        pitch, (tap + times + area - 1) // area, apart, stripe,
+                        pitch, (tap + times + area - 1) // area, channel_apart, stripe,
                     )  # fmt: skip
                     for tile in range(tiles):
                         lower_pixels(
@@ -252,13 +287,35 @@ def _pixels(target: Target, *, in_place: bool) -> Callable[..., None]:
                         pack_panel(weight, taps, last - first, channels_left, panel_weights, columns)
                         weight = panel_weights
                     panel_sums = v.advance(sums, (panel - first_panel) * most * width if depth < taps else 0)
-                    # each tile fetches its share of the next panel's weights
-                    step = (columns + tiles - 1) // tiles
+                    # each tile fetches its share of the next panel's weights, or some the channels that are read next
+                    after, fetching_tiles, lines = 0, 0, (last - first + pace - 1) // pace
+                    if in_place and area > 1 and panel + 1 == last_panel:
+                        channel = last // area
+                        after = input_after(args, item, end)
+                        if channel < c:
+                            after = args[f.x] + (image * args[f.x_n] + (group * c + channel) * x_c) * v.itemsize
+                        wanted = min(channels, c - channel % c) * args[f.ih] * x_h // line
+                        fetching_tiles = (wanted + lines - 1) // lines
+                        if after == 0 or 2 * fetching_tiles > tiles:
+                            fetching_tiles = 0
+                    sharing = tiles - fetching_tiles
+                    step = (columns + sharing - 1) // sharing * pace
+                    skips = args[f.totals] != 0 and v.pointer(args[f.totals])[group * panels + panel] == 0
                     for tile in range(tiles):
+                        ahead_tile, ahead_step = v.advance(ahead, tile * (last - first) * (step // pace)), step
+                        if tile >= sharing:
+                            ahead_tile = v.advance(v.pointer(after), (tile - sharing) * lines * line)
+                            ahead_step = line
+                        first_tap, run, skipped = 0, last - first, 0
+                        if skips:
+                            row = pixel // unit + tile // row_tiles
+                            first_tap, run = used_taps(row * sh - ph, ih, kh, kw, dh)
+                            skipped = area - run
                         multiply(
-                            last - first, v.advance(lowered, tile * tile_step), v.advance(read, starts[tops[tile]]),
-                            v.advance(offsets, first if channels == c else 0), weight, columns,
-                            v.advance(ahead, tile * (last - first) * step), step * pace,
+                            last - first, run, skipped, v.advance(lowered, tile * tile_step),
+                            v.advance(read, starts[tops[tile]]), pixels_apart,
+                            v.advance(offsets, (first if channels == c else 0) + first_tap),
+                            v.advance(weight, first_tap * columns), columns, ahead_tile, ahead_step,
                             v.advance(panel_sums, tops[tile] * width), tops[tile + 1] - tops[tile], first > 0,
                         )  # fmt: skip
                     if last == taps:

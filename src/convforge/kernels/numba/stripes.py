@@ -105,6 +105,17 @@ def stripes(target: Target) -> Inner:
             to = v.advance(to, pitch)
         v.store(to, 0, v.zero())
 
+    @target.call
+    def fill_vectors(x, x_h, ih, iw, top, left, rows, row_step, to):
+        # stride 1, rows of one vector
+        for r in range(rows):
+            h = top + r * row_step
+            if 0 <= h < ih:
+                v.store(to, r * lanes, v.load_window(v.advance(x, h * x_h + left), -left, iw - left))
+            else:
+                v.store(to, r * lanes, v.zero())
+        v.store(to, rows * lanes, v.zero())
+
     fill1, fill2, fill3, fill4 = make(1), make(2), make(3), make(4)
 
     @target.jit
@@ -112,6 +123,8 @@ def stripes(target: Target) -> Inner:
         first, last = max(-left, 0), min(iw - left, pitch)
         if sw == 1 and pitch <= 4 * lanes and last - first >= lanes:
             fill_narrow(x, x_h, ih, first, last, top, left, rows, row_step, pitch, stripe)
+        elif sw == 1 and pitch == lanes:
+            fill_vectors(x, x_h, ih, iw, top, left, rows, row_step, stripe)
         elif sw == 1:
             fill1(sw, x, x_h, ih, iw, top, left, rows, row_step, phases, pitch, stripe)
         elif sw == 2:

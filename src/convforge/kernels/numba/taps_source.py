@@ -22,10 +22,11 @@ class TapsSource(NamedTuple):
     Attributes
     ----------
     aim
-        ``aim(ow, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, row_step, pixel, count)`` is (top, left, rows, pitch,
-        inside) for the ``count`` pixels from ``pixel`` on, in whole rows if there are several.
+        ``aim(ow, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, row_step, step, pixel, count)`` is (top, left, rows, pitch,
+        inside) for the ``count`` pixels from ``pixel`` on, in whole rows if there are several. Where they are read,
+        neighbours are ``step`` apart: 1, or else the stride.
     aim_at
-        ``aim_at(kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, row_step, row, rows, column, columns, in_place)`` is
+        ``aim_at(kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, row_step, step, row, rows, column, columns, in_place)`` is
         the same for a block of pixels; without ``in_place`` it is not inside.
     channel_step
         ``channel_step(inside, x_c, elements)`` is how far apart the places of channels are: in x, or stripes of as many
@@ -55,24 +56,24 @@ def taps_source(target: Target) -> TapsSource:
     fill_stripe, line = stripes(target), 64 // v.itemsize
 
     @target.call
-    def aim_at(kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, row_step, row, rows, column, columns, in_place):
+    def aim_at(kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, row_step, step, row, rows, column, columns, in_place):
         reach_h = (rows - 1) * sh + (kh - 1) * dh
         reach_w = (columns - 1) * sw + (kw - 1) * dw
         top = row * sh - ph
         left = column * sw - pw
-        pitch = (columns + (kw - 1) * dw // sw + lanes - 1) // lanes * lanes
-        inside = in_place and sw == 1 and top >= 0 and top + reach_h < ih and left >= 0 and left + reach_w < iw
+        pitch = (reach_w * step // sw + lanes) // lanes * lanes
+        inside = in_place and sw == step and top >= 0 and top + reach_h < ih and left >= 0 and left + reach_w < iw
         return top, left, reach_h // row_step + 1, pitch, inside
 
     @target.jit
-    def aim(ow, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, row_step, pixel, count):
+    def aim(ow, ih, iw, kh, kw, sh, sw, ph, pw, dh, dw, row_step, step, pixel, count):
         row = pixel // ow
         column = pixel - row * ow
         rows = (pixel + count - 1) // ow - row + 1
         if rows > 1:
             column = 0
             count = ow
-        return aim_at(kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, row_step, row, rows, column, count, True)
+        return aim_at(kh, kw, sh, sw, ph, pw, dh, dw, ih, iw, row_step, step, row, rows, column, count, True)
 
     @target.jit
     def channel_step(inside, x_c, elements):

@@ -95,8 +95,8 @@ def pack_weight(target: Target) -> Callable[..., None]:
 
 
 def pack_columns(target: Target) -> Callable[..., None]:
-    """Weights as rows of output channels, tap after tap, for panels of at most VECTORS vectors of them."""
-    v, lanes, most = target.v, target.lanes, target.vectors
+    """Weights as rows of output channels, tap after tap, for panels of some vectors of them."""
+    v, lanes = target.v, target.lanes
     f = abi.fields("pack_columns")
     pack_block = packing(target, lanes)
 
@@ -104,7 +104,7 @@ def pack_columns(target: Target) -> Callable[..., None]:
         k, c, kh, kw = args[f.k], args[f.c], args[f.kh], args[f.kw]
         w_k, w_c, w_h, w_w = args[f.w_k], args[f.w_c], args[f.w_h], args[f.w_w]
         vectors, taps = (k + lanes - 1) // lanes, c * kh * kw
-        panels = (vectors + most - 1) // most
+        panels = args[f.panels]
         # channels at a time: several vectors share a line of packed weights, which stays in the first cache for all
         step = lanes * max(16 // (kh * kw), 1)
         for item in range(begin, end):
@@ -123,6 +123,12 @@ def pack_columns(target: Target) -> Callable[..., None]:
                         min(k - vector * lanes, lanes), v.advance(packed, (vector - first) * lanes),
                         (last - first) * lanes,
                     )  # fmt: skip
+            if args[f.totals] != 0:
+                packed = v.advance(v.pointer(args[f.packed]), (group * vectors + first) * taps * lanes)
+                total = v.zero()
+                for i in range(taps * (last - first)):
+                    total = v.fma(v.zero(), v.load(packed, i * lanes), total)
+                v.pointer(args[f.totals])[item] = v.sum(total)
 
     return kernel
 
