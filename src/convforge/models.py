@@ -327,7 +327,8 @@ _CORPUS = {
         n1c3k8i23x23f7x7s2p3  n1c3k4i31x31f11x11s4p2  n1c2k3i13x10f2x2s4  n1c4k4i9x9f2x2s2  n1c2k3i10x11f3x3s1x2p1
         n1c2k3i8x35f3x3s2x1p1  n1c2k4i12x12f4x4s4  n1c2k3i9x33f5x5s2p2
         n1c3k4i13x80f3x3s3p1  n1c2k3i20x70f5x5s5p2  n2c7k17i19x45f3x3s2p1:bias  n1c9k5i8x33f3x3s2p0_1
-        n1c7k70i9x9f3x3s2p1  n2c6k40i8x8f5x5s2p2:bias  n1c40k36i11x10f1x1s2  n1c24k48i15x14f3x3s2p1g3  n1c6k40i9x13f2x2s3
+        n1c7k70i9x9f3x3s2p1  n2c6k40i8x8f5x5s2p2:bias  n1c40k36i11x10f1x1s2  n1c24k48i15x14f3x3s2p1g3
+        n1c6k40i9x13f2x2s3
     """,
     "other kernels": """
         n1c3k4i9x9f5x5p2  n1c1k8i16x16f5x5  n1c2k3i8x20f1x3p0x1  n1c2k3i20x8f3x1p1x0  n1c4k4i1x9f1x9

@@ -38,6 +38,8 @@ _FUSED_ITEMS = 4
 _LEAST_ITEMS = 8
 #: Channels that an item of the first of two stages transforms: whole vectors of any instruction set.
 _CHANNELS = 16
+#: Blocks of the tile's rows that an item of the second takes at least.
+_FEWEST_ROWS = 4
 #: Phases of images and of outputs, or transformed images, that are in the workspace at a time, unless one image's are
 #: more.
 _PHASE_BYTES = 32 << 20
@@ -89,8 +91,13 @@ def blocking(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: M
     largest = max(tile.vectors, min(_MOST_VECTORS, fitting))
     blocks = max(ceil_div(vectors, largest), blocks)
     blocks = min(vectors, even_items(blocks * r.groups, machine) // r.groups)
+    fused = blocks * r.groups >= _FUSED_ITEMS
+    # few channels make few items of two stages: then tiles are shared out among the cores
+    items = r.groups * min(ceil_div(r.c, _CHANNELS), ceil_div(r.k, _FEWEST_ROWS * tile.rows))
+    if not fused and items < machine.cores and vectors > 1:
+        fused, blocks = True, max(blocks, min(ceil_div(machine.cores, r.groups), vectors))
     channels = by_channels(f, r, tile, blocks, itemsize, machine)
-    if blocks * r.groups >= _FUSED_ITEMS:
+    if fused:
         return _blocked(f, r, tile, itemsize, machine, blocks, 1, 0, channels)
     return _two_stages(f, r, tile, itemsize, machine, largest, channels)
 
@@ -140,7 +147,8 @@ def _blocked(
     """
     per_channel = f.alpha**2 * ceil_div(vector_count(f, r, tile), blocks) * tile.lanes * itemsize
     fitting = machine.l2 * 3 // 4 // per_channel - r.c
-    parts = max(ceil_div(r.k, max(fitting, r.c // 2, 2 * tile.rows)), min(least_items, ceil_div(r.k, 4 * tile.rows)))
+    most = ceil_div(r.k, _FEWEST_ROWS * tile.rows)
+    parts = max(ceil_div(r.k, max(fitting, r.c // 2, 2 * tile.rows)), min(least_items, most))
     k_block = round_up(ceil_div(r.k, parts), tile.columns if channels and tile.rows == 4 else tile.group)
     return Blocking(blocks, min(k_block, round_up(r.k, tile.group)), c_block, channels)
 
