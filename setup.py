@@ -160,10 +160,12 @@ WINOGRAD_STAGES = {
 
 def _write_winograd() -> None:
     """Winograd's constant products as C, from exact matrices, and its kernels, of which each F(m, r) has its own."""
-    transforms = runpy.run_path(str(SOURCE / "algorithms" / "winograd" / "transforms.py"))["transforms"]
+    matrices = runpy.run_path(str(SOURCE / "algorithms" / "winograd" / "transforms.py"))
+    transforms, shortened = matrices["transforms"], matrices["shortened"]
     abi = runpy.run_path(str(SOURCE / "kernels" / "abi.py"))
     family = {each: transforms(*each) for each in abi["WINOGRAD"]}
-    header = runpy.run_path(str(SOURCE / "kernels" / "codegen.py"))["c_header"](list(family.values()))
+    short = [shortened(each.short, t) for each, t in family.items() if each.short]
+    header = runpy.run_path(str(SOURCE / "kernels" / "codegen.py"))["c_header"](list(family.values()), short)
     _write(GENERATED / "winograd_transforms.h", header)
     lines = []
     for name, (function, parameters) in WINOGRAD_SHARED.items():

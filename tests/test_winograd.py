@@ -10,7 +10,7 @@ import pytest
 import convforge as cf
 from convforge.algorithms.lowering import correlations, phases
 from convforge.algorithms.winograd import lanes, policy, programs
-from convforge.algorithms.winograd.transforms import default_points, transforms
+from convforge.algorithms.winograd.transforms import default_points, shortened, transforms
 from convforge.kernels import codegen
 from convforge.kernels.abi import WINOGRAD
 from convforge.plan import Plan
@@ -23,6 +23,7 @@ KERNELS = [each for each in ALGORITHMS if each.name.startswith("winograd") and e
 SIZES = [*((m, r, 1) for m, r in product(range(1, 9), range(1, 6))), (12, 3, 1)]
 SIZES += [(m, r, stride) for m, stride, r in product((1, 2, 4), (2, 3), (3, 5, 7))]
 FAMILY = {each.name: transforms(*each) for each in WINOGRAD}
+F2 = next(each for each in WINOGRAD if each.name == "f2")
 F6 = next(each for each in WINOGRAD if each.name == "f6")
 LANES = (2, 4, 8, 16)
 
@@ -49,6 +50,27 @@ def test_any_distinct_points_do():
 def test_points_must_fit(points):
     with pytest.raises(ValueError, match=r"F\(2, 3\) needs 3 distinct finite points"):
         transforms(2, 3, 1, tuple(map(Fraction, points)))
+
+
+@pytest.mark.parametrize(("m", "larger"), [(4, 6), (3, 4), (1, 2), (5, 6)])
+def test_shorter_tiles_take_weights_of_larger_ones(m, larger):
+    """Of the larger one's G g those of the first points and infinity."""
+    whole = transforms(larger, 3)
+    t = shortened(m, whole)
+    kept = [*range(t.alpha - 1), whole.alpha - 1]
+    rng = np.random.default_rng(m)
+    d, g = ([Fraction(int(value)) for value in rng.integers(-9, 10, size)] for size in (t.alpha, 3))
+    u = [whole.scale[i] * sum(a * b for a, b in zip(whole.weight[i], g, strict=True)) for i in kept]
+    v = [sum(a * b for a, b in zip(row, d, strict=True)) for row in t.input]
+    y = [sum(a * b * c for a, b, c in zip(row, u, v, strict=True)) for row in t.output]
+    assert y == [sum(d[j + i] * g[i] for i in range(3)) for j in range(m)]
+    assert t.code == 1000 * larger + 100 * m + 31
+
+
+def test_shorter_tiles_must_be_shorter():
+    for m, whole in ((6, transforms(6, 3)), (0, transforms(2, 3)), (1, transforms(2, 3, 2))):
+        with pytest.raises(ValueError, match="is not within F"):
+            shortened(m, whole)
 
 
 @pytest.mark.parametrize(("m", "r"), [(0, 3), (2, 0)])
@@ -143,7 +165,7 @@ class _Numbers:
 
 @pytest.mark.parametrize("t", FAMILY.values(), ids=FAMILY)
 def test_sources_compute_their_matrices(t, rng):
-    header = codegen.c_header([t])
+    header = codegen.c_header([t], [])
     for name, matrix in codegen.products(t).items():
         inputs = [Fraction(int(value)) for value in rng.integers(-9, 10, len(matrix[0]))]
         expected = [sum(a * b for a, b in zip(row, inputs, strict=True)) for row in matrix]
@@ -285,6 +307,7 @@ def test_bits_do_not_depend_on_how_the_tiles_are_cut(kernel, text, pass_, rng, m
     vectors = -(-r.n * -(-r.output[0] // m) * -(-r.output[1] // m) // tile.lanes)
     for channels in (False, True) if lanes.takes_channels(tile, problem.itemsize) else (False,):
         monkeypatch.setattr(programs, "by_channels", lambda *_, channels=channels: channels)
+        monkeypatch.setattr(programs, "shorter", lambda *_: lanes.WHOLE)
         results = []
         for blocks, k_block, c_block in ((1, 16, 0), (2, 64, 2), (vectors, 32, 1)):
             if blocks > vectors or vectors / blocks > 16:
@@ -298,6 +321,60 @@ def test_bits_do_not_depend_on_how_the_tiles_are_cut(kernel, text, pass_, rng, m
             results.append(calls.run(kernel, problem, pass_, arrays))
             np.testing.assert_array_equal(results[-1], results[0])
         assert calls.relative_error(results[0], exact) <= kernel.error(problem, pass_)
+
+
+def _prefer_shorter(monkeypatch):
+    """Tiles end with shorter ones wherever they can, as if those took no time."""
+    monkeypatch.setattr(programs, "seconds", lambda *arguments: 0.0 if len(arguments) > 6 else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "text", "pass_"),
+    _cases(
+        ("n1c5k37i13x10f3x3p1", "n3c34k8i7x14f3x3p1g2", "n5c4k9i10x21f3x3p2_0x0_1", "n2c130k20i15x10f3x3:float64"),
+        ("forward", "grad_input"),
+    ),
+)  # fmt: skip
+def test_shorter_tiles(kernel, text, pass_, rng, monkeypatch):
+    """Rows and columns end with them, of the same weights; bits do not depend on blocks, or when weights are made."""
+    problem = cf.parse(text)
+    if reason := kernel.refuses(problem, pass_):
+        pytest.skip(reason)
+    here = machine()
+    tile = here.tile(problem.dtype)
+    f = next(each for each in WINOGRAD if each.name == kernel.name.split("_")[1])
+    if not f.short or not lanes.takes_channels(tile, problem.itemsize):
+        pytest.skip("this F(m, r), or this machine, has no shorter tiles")
+    (r,) = correlations(problem, pass_)
+    short = lanes.shorter(f, r)
+    assert max(short) > 0
+    _prefer_shorter(monkeypatch)
+    arrays = {**calls.arrays_for(problem, rng), "bias": None}
+    results = []
+    for least in (1, 1000):  # fused, and in two stages
+        monkeypatch.setattr(programs, "_FUSED_ITEMS", least)
+        program = kernel.policy.program(problem, pass_, tile, here)
+        for stage in program.stages:
+            assert (stage.args["short_h"], stage.args["short_w"]) == short
+        assert len(program.stages) == (1 if least == 1 else 2)
+        plan = Plan(problem, (pass_,), kernel.name, kernel.backend)
+        results.append(calls.call(plan, pass_, {**arrays, "weight": plan.prepare_weight(arrays["weight"])}))
+    results.append(calls.run(kernel, problem, pass_, arrays))
+    np.testing.assert_array_equal(results[1], results[0])
+    np.testing.assert_array_equal(results[2], results[0])
+    assert calls.relative_error(results[0], calls.exact(problem, pass_, arrays)) <= kernel.error(problem, pass_)
+
+
+def test_shorter_tiles_take_the_fewest_products():
+    for text, short in (
+        ("n1c4k4i14x14f3x3p1", (2, 2)),
+        ("n1c4k4i28x13f3x3p1", (1, 2)),
+        ("n1c4k4i12x24f3x3p1", (0, 0)),
+        ("n1c4k4i28x28f3x3p2d2", (0, 0)),
+    ):
+        (r,) = correlations(cf.parse(text), "forward")
+        assert lanes.shorter(F6, r) == short
+        assert lanes.shorter(F2, r) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -335,14 +412,19 @@ def test_bits_do_not_depend_on_when_weights_are_transformed(kernel, text, pass_,
         ("forward",),
     ),
 )  # fmt: skip
-@pytest.mark.parametrize("channels", [False, True], ids=["tiles", "channels"])
-def test_non_finite_outputs_leave_the_others_alone(kernel, text, pass_, channels, rng, monkeypatch):
+@pytest.mark.parametrize("lane", ["tiles", "channels", "shorter"])
+def test_non_finite_outputs_leave_the_others_alone(kernel, text, pass_, lane, rng, monkeypatch):
     """Tiles around a NaN are repaired output by output; what the NaN does not reach keeps its value."""
     problem = cf.parse(text)
     if reason := kernel.refuses(problem, pass_):
         pytest.skip(reason)
     tile = machine().tile(problem.dtype)
-    monkeypatch.setattr(programs, "by_channels", lambda *_: channels and lanes.takes_channels(tile, problem.itemsize))
+    takes_channels = lanes.takes_channels(tile, problem.itemsize)
+    monkeypatch.setattr(programs, "by_channels", lambda *_: lane == "channels" and takes_channels)
+    if lane == "shorter":
+        _prefer_shorter(monkeypatch)
+    else:
+        monkeypatch.setattr(programs, "shorter", lambda *_: lanes.WHOLE)
     arrays = {**calls.arrays_for(problem, rng), "bias": np.arange(problem.k, dtype=problem.dtype)}
     clean = calls.run(kernel, problem, pass_, arrays)
     arrays["x"][1, 2, 8, 11] = np.nan
@@ -384,6 +466,7 @@ def test_dilated_batches_in_parts(kernel, channels, rng, monkeypatch):
     if channels and not lanes.takes_channels(tile, problem.itemsize):
         pytest.skip("this machine has no kernels with channels in the lanes")
     monkeypatch.setattr(programs, "by_channels", lambda *_: channels)
+    monkeypatch.setattr(programs, "shorter", lambda *_: lanes.WHOLE)
     (r,) = correlations(problem, "forward")
     f = next(each for each in WINOGRAD if each.name == kernel.name.split("_")[1])
     image = programs._image_bytes(f, r, tile, 4) if channels else programs.phase_bytes(r, 4)

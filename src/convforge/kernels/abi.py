@@ -23,7 +23,7 @@ _IM2COL = (*INPUT, "packed", "unpacked", "bias", *OUTPUT, *GEOMETRY, "depth", "s
 # channels at a time, k_block a multiple of GROUP, the greater of LANES and ROWS
 _WINOGRAD = (
     *INPUT, *WEIGHT, "u", "bias", *OUTPUT, "v", "n", "g", "c", "k", "ih", "iw", "oh", "ow", "ph", "pw", "dh", "dw",
-    "blocks", "v_step", "c_block", "k_block",
+    "short_h", "short_w", "blocks", "v_step", "c_block", "k_block",
 )  # fmt: skip
 # of the gradient by the weight. v, w: transformed x and grad_output of one block; s[g][xi][k][c]: sums of their
 # products, with LANES idle elements after each xi
@@ -75,11 +75,17 @@ class Filtering(NamedTuple):
         return self.step + self.halo
 
     @property
+    def short(self) -> int:
+        """The m of the shorter tiles that may end a row or a column, of the same weights; 0 if there are none."""
+        return _SHORT.get(self, 0)
+
+    @property
     def has_weight_gradient(self) -> bool:
         """Whether there are kernels for the gradient by the weight, too: of the sizes that serve most maps."""
         return (self.r, self.stride) == (3, 1) and self.m != 3
 
 
+_SHORT: dict[tuple[int, ...], int] = {(6, 3, 1): 4, (4, 3, 1): 3}
 _SIZES = ((2, 3, 1), (3, 3, 1), (4, 3, 1), (6, 3, 1), (4, 5, 1), (2, 3, 2), (4, 3, 2))
 #: The kernels of a correlation by each, beside that of its weights.
 WINOGRAD_STAGES = ("forward", "input", "output", "channels_forward", "channels_input", "channels_output")
@@ -157,7 +163,21 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     ),
     # of a block of tiles, and of k output channels, for the other kernels of Winograd: p from u and v; area: alpha^2;
     # vectors: of the block. items: area
-    "winograd_products": ("u", "v", "p", "c", "k", "area", "tiles", "vectors", "by_channels"),
+    "winograd_products": (
+        "u",
+        "v",
+        "p",
+        "c",
+        "k",
+        "area",
+        "tiles",
+        "vectors",
+        "by_channels",
+        "kept",
+        "before",
+        "middle",
+        "after",
+    ),
     # c is 1; partial[parts][g][k][kh * kw]; items: parts * g, a part some of the n * ceil(oh / rows) blocks of rows
     **dict.fromkeys(("depthwise_grad_weight", "depthwise_strided_grad_weight"), DEPTHWISE_GRAD_WEIGHT),
     # items: n * c * ceil(oh / rows) * ceil(ow / columns) blocks, columns innermost; without an address no indices are

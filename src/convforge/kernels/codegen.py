@@ -345,15 +345,18 @@ def _python(step: Step) -> str:
     return f"v.fma(v.broadcast({float(step.factor)!r}), {step.a}, {step.b})"
 
 
-def c_header(family: Sequence[Transforms]) -> str:
+def c_header(family: Sequence[Transforms], short: Sequence[Transforms]) -> str:
     """The C header winograd_transforms.h: the products of each F(m, r) of ``family``, and (de)interleaving.
+
+    Of ``short``, which are within some of the family, there are those of the input and the output.
 
     Each function takes a constant first, the code of an F(m, r) or the number of vectors to (de)interleave, and works
     on arrays whose indices are all constant, so that the compiler keeps them in registers.
     """
     parts = ["#pragma once", '#include "vectors.h"', ""]
     for name in products(family[0]):
-        cases = {t.code: _c_straight(straight(products(t)[name])) for t in family}
+        every = [*family, *short] if name in ("input", "output") else family
+        cases = {t.code: _c_straight(straight(products(t)[name])) for t in every}
         parts.append(_c_function(f"winograd_{name}", cases))
     sizes = sorted({t.m for t in family} | {t.stride * t.m for t in family} | {*_LANES, *_STRIDES, 9})
     for make in (deinterleave, interleave):
@@ -372,6 +375,9 @@ def c_header(family: Sequence[Transforms]) -> str:
         parts.append(f"static const real winograd_scales_{t.code}[{t.alpha**2}] = {{{values}}};")
     choice = "".join(f"code == {t.code} ? winograd_scales_{t.code} : " for t in family)
     parts += [f"VEC_FUNCTION const real *winograd_scales(int code) {{ return {choice}0; }}", ""]
+    within = "".join(f"code % 1000 / 100 == {t.within} && code % 100 == {t.code % 100} ? {t.code} : " for t in short)
+    parts += ["/* The shorter tile's F(m, r), of the same weights; or the same. */"]
+    parts += [f"VEC_FUNCTION int winograd_short(int code) {{ return {within}code; }}", ""]
     return "\n".join(parts)
 
 

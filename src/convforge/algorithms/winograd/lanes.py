@@ -7,6 +7,7 @@ tiles nor borders cost anything, but groups of few channels do, and input and ou
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -37,38 +38,65 @@ _PHASE_STEPS = 1.5
 _ROW_CYCLES = 10
 _CHANNEL_STEPS = {"f2": 2.4, "f3": 3.4, "f4": 3.4, "f6": 3.4, "f4_5x5": 3.4, "f2_s2": 2.4, "f4_s2": 3.4}
 _TRANSPOSE_STEPS = 47
-#: By how much weights that come from beyond the second cache are a trouble more to channels in the lanes than to tiles.
+#: By how much weights that come from beyond the second cache are a trouble more to channels in the lanes than to tiles,
+#: and those that come from memory.
 _FAR_FACTOR = 1.1
+_MEMORY_FACTOR = 1.3
+#: Measured likewise: seconds for a block of tiles, with tiles in the lanes and with channels.
+_BLOCK_SECONDS = 6e-7
+_PIXELS_SECONDS = 1.4e-6
+
+
+#: Tiles of a row, and rows, that end with shorter ones: none, where all are whole.
+WHOLE = (0, 0)
 
 
 def vector_count(f: Filtering, r: Correlation, tile: Tile) -> int:
-    """Vectors of tiles; an empty batch counts as one."""
+    """Vectors of whole tiles; an empty batch counts as one."""
     return max(1, ceil_div(tile_count(f, r), tile.lanes))
 
 
-def tile_count(f: Filtering, r: Correlation) -> int:
+def tile_count(f: Filtering, r: Correlation, short: tuple[int, int] = WHOLE) -> int:
     """Tiles of all images, and of all phases of a dilation."""
-    high, wide = _tiles(f, r)
+    high, wide = _tiles(f, r, short)
     return r.n * prod(r.dilation) * high * wide
 
 
-def _tiles(f: Filtering, r: Correlation) -> tuple[int, int]:
+def _tiles(f: Filtering, r: Correlation, short: tuple[int, int]) -> tuple[int, int]:
     """Rows of tiles, and tiles in a row, of an image or of one phase of a dilated one."""
-    high, wide = (ceil_div(ceil_div(size, d), f.m) for size, d in zip(r.output, r.dilation, strict=True))
+    high, wide = (
+        few + ceil_div(ceil_div(size, d) - few * f.short, f.m)
+        for size, d, few in zip(r.output, r.dilation, short, strict=True)
+    )
     return high, wide
 
 
-def pixel_elements(f: Filtering, r: Correlation, tile: Tile, blocks: int) -> int:
+def shorter(f: Filtering, r: Correlation) -> tuple[int, int]:
+    """How many tiles of a column and of a row are best shorter: they then take the fewest products."""
+    if not f.short or prod(r.dilation) > 1:
+        return WHOLE
+
+    def products(size: int, few: int) -> int:
+        return few * (f.short + f.halo) + max(0, ceil_div(size - few * f.short, f.m)) * f.alpha
+
+    high, wide = (min(range(ceil_div(size, f.short) + 1), key=partial(products, size)) for size in r.output)
+    return high, wide
+
+
+def pixel_elements(f: Filtering, r: Correlation, tile: Tile, blocks: int, short: tuple[int, int] = WHOLE) -> int:
     """Scratch of the transforms with channels in the lanes.
 
-    Padded rows of an image and one of zeros, or outputs of a row of tiles; if it is dilated all rows, all outputs.
+    Padded rows of an image and one of zeros, or outputs of a row of tiles; if it is dilated all rows, all outputs; and
+    a tile.
     """
-    (high, wide), (dh, dw), outputs = _tiles(f, r), r.dilation, r.pixels
-    if dh * dw == 1:
+    (high, wide), (dh, dw), outputs = _tiles(f, r, short), r.dilation, r.pixels
+    if short != WHOLE:
+        outputs = f.m**2 * wide
+    elif dh * dw == 1:
         high = min(high, ceil_div(ceil_div(vector_count(f, r, tile), blocks) * tile.lanes - 1, wide) + 1)
         outputs = f.m**2 * wide
     height, width = ((high - 1) * f.step + f.alpha) * dh, ((wide - 1) * f.step + f.alpha) * dw
-    return max((height + 1) * width, outputs + tile.lanes) * tile.lanes
+    return (max((height + 1) * width, outputs + tile.lanes) + f.alpha**2) * tile.lanes
 
 
 def takes_channels(tile: Tile, itemsize: int) -> bool:
@@ -80,16 +108,26 @@ def by_channels(f: Filtering, r: Correlation, tile: Tile, blocks: int, itemsize:
     """Whether channels are better in the lanes; with tiles a dilation takes its phases as images."""
     if not takes_channels(tile, itemsize) or pixel_elements(f, r, tile, blocks) * itemsize > machine.l2 // 2:
         return False
-    far = f.alpha**2 * r.c * r.k * itemsize > machine.l2
-    channels = _by_channels(f, r, tile, blocks, machine) * (_FAR_FACTOR if far else 1)
+    channels = _by_channels(f, r, tile, blocks, machine, WHOLE) * trouble(f, r, itemsize, machine)
     apart = phases(r)
     tiles = _by_tiles(f, apart, tile, blocks, machine)
     return channels < (tiles if apart is r else tiles + phase_seconds(apart, machine))
 
 
-def seconds(f: Filtering, r: Correlation, tile: Tile, blocks: int, channels: bool, machine: Machine) -> float:
-    """Modelled time of a group's transforms and products."""
-    return (_by_channels if channels else _by_tiles)(f, r, tile, blocks, machine)
+def trouble(f: Filtering, r: Correlation, itemsize: int, machine: Machine) -> float:
+    """By how much longer it takes with channels in the lanes, since weights come from far."""
+    weight = f.alpha**2 * r.c * r.k * itemsize
+    return 1 if weight <= machine.l2 else _FAR_FACTOR if weight <= machine.l3 // 2 else _MEMORY_FACTOR
+
+
+def seconds(
+    f: Filtering, r: Correlation, tile: Tile, blocks: int, channels: bool, machine: Machine,
+    short: tuple[int, int] = WHOLE,
+) -> float:  # fmt: skip
+    """Modelled time of a group's transforms and products, and of its blocks."""
+    if channels:
+        return _by_channels(f, r, tile, blocks, machine, short) + blocks * _PIXELS_SECONDS
+    return _by_tiles(f, r, tile, blocks, machine) + blocks * _BLOCK_SECONDS
 
 
 def phase_seconds(r: Correlation, machine: Machine) -> float:
@@ -113,20 +151,37 @@ def _by_tiles(f: Filtering, r: Correlation, tile: Tile, blocks: int, machine: Ma
     return steps * machine.step + cycles * machine.cycle
 
 
-def _by_channels(f: Filtering, r: Correlation, tile: Tile, blocks: int, machine: Machine) -> float:
-    area, tiles = f.alpha**2, max(1, tile_count(f, r))
+def _by_channels(
+    f: Filtering, r: Correlation, tile: Tile, blocks: int, machine: Machine, short: tuple[int, int]
+) -> float:
     channels, vectors = ceil_div(r.c, tile.lanes), ceil_div(r.k, tile.lanes)
-    sweeps, heights = ceil_div(vectors, tile.vectors), blocks * ceil_div(ceil_div(tiles, blocks), tile.rows)
-    width, height = vectors / sweeps, max(tile.rows / 2, tiles / heights)
-    step = max(width * height, max((width + height) / 2, _LATENCY) * machine.multiply_adds) / 2
-    steps = area * r.c * sweeps * heights * step / GEMM_SHARE
-    cycles = area * sweeps * heights * ceil_div(r.c, _DEPTH) * _PRODUCT_CYCLES
+    sweeps = ceil_div(vectors, tile.vectors)
+    width = vectors / sweeps
+    steps = cycles = products = 0.0
+    for xis, tiles in _products(f, r, short):
+        heights = blocks * ceil_div(ceil_div(tiles, blocks), tile.rows)
+        height = max(tile.rows / 2, tiles / heights)
+        step = max(width * height, max((width + height) / 2, _LATENCY) * machine.multiply_adds) / 2
+        steps += xis * r.c * sweeps * heights * step / GEMM_SHARE
+        cycles += xis * sweeps * heights * ceil_div(r.c, _DEPTH) * _PRODUCT_CYCLES
+        products += xis * tiles
     rows, columns = r.output
     squares = r.input[0] * ceil_div(r.input[1], tile.lanes) * channels
     height = rows if prod(r.dilation) > 1 else min(f.m, rows)  # of outputs that are transposed at a time
     squares += ceil_div(rows, height) * ceil_div(height * columns, tile.lanes) * vectors
-    steps += area * tiles * (channels + vectors) * _CHANNEL_STEPS[f.name] + r.n * squares * _TRANSPOSE_STEPS
+    steps += products * (channels + vectors) * _CHANNEL_STEPS[f.name] + r.n * squares * _TRANSPOSE_STEPS
     return steps * machine.step + cycles * machine.cycle
+
+
+def _products(f: Filtering, r: Correlation, short: tuple[int, int]) -> list[tuple[int, int]]:
+    """So many xi have products of so many tiles each."""
+    if short == WHOLE:
+        return [(f.alpha**2, max(1, tile_count(f, r)))]
+    (high, wide), kept = _tiles(f, r, short), f.short + f.halo
+    down = (kept, high), (f.alpha - kept, high - short[0])
+    across = (kept, wide), (f.alpha - kept, wide - short[1])
+    images = max(1, r.n)
+    return [(a * b, images * rows * columns) for a, rows in down for b, columns in across if rows * columns]
 
 
 def _panels(f: Filtering, r: Correlation, tile: Tile, blocks: int) -> int:

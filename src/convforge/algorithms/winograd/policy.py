@@ -91,8 +91,7 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
         direct = programs.unprepared(f, r, tile, itemsize, machine)
         cut = direct or cut
     weight = area * r.groups * r.c * r.k * itemsize
-    a_group = lanes.seconds(f, r, tile, cut.blocks, cut.by_channels, machine)
-    a_group += cut.blocks * (_PIXELS_SECONDS if cut.by_channels else _BLOCK_SECONDS)
+    a_group = lanes.seconds(f, r, tile, cut.blocks, cut.by_channels, machine, cut.short)
     if r is not whole:
         held = programs.phase_bytes(whole, itemsize) + (weight if mode == "functional" and direct is None else 0)
         if held > _MOST_HELD:
@@ -115,11 +114,9 @@ def cost(family: Sequence[Filtering], problem: Problem, pass_: str, mode: str, m
 
 
 #: Measured on one core: steps (a machine's time of two multiply-adds) for a vector of a transformed weight, for the
-#: taps of one; seconds for a block of tiles, with tiles in the lanes and with channels, and for a call.
+#: taps of one; seconds for a call.
 _WEIGHT_STEPS = 4
 _TAPS_STEPS = 2.5
-_BLOCK_SECONDS = 6e-7
-_PIXELS_SECONDS = 1.4e-6
 _CALL_SECONDS = 1.5e-6
 #: Likewise, of the gradient by the weight: for a vector of a transform, for packing one; bytes/s of the last cache.
 _TRANSFORM_STEPS = 6

@@ -18,7 +18,17 @@ from convforge.algorithms.lowering import (
     weight_fields,
 )
 from convforge.algorithms.stages import ALIGNMENT, ceil_div, even_items, round_up
-from convforge.algorithms.winograd.lanes import by_channels, pixel_elements, tile_count, vector_count
+from convforge.algorithms.winograd.lanes import (
+    WHOLE,
+    by_channels,
+    pixel_elements,
+    seconds,
+    shorter,
+    takes_channels,
+    tile_count,
+    trouble,
+    vector_count,
+)
 from convforge.program import Program, Slot, Stage, View, buffer
 
 if TYPE_CHECKING:
@@ -62,12 +72,15 @@ class Blocking:
         if one kernel does everything.
     by_channels
         Whether channels are in the lanes, not tiles.
+    short
+        Shorter tiles that end a column and a row, of blocks that are whole images.
     """
 
     blocks: int
     k_block: int
     c_block: int
     by_channels: bool
+    short: tuple[int, int] = WHOLE
 
 
 def blocking(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> Blocking:
@@ -98,8 +111,32 @@ def blocking(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: M
         fused, blocks = True, max(blocks, min(ceil_div(machine.cores, r.groups), vectors))
     channels = by_channels(f, r, tile, blocks, itemsize, machine)
     if fused:
-        return _blocked(f, r, tile, itemsize, machine, blocks, 1, 0, channels)
-    return _two_stages(f, r, tile, itemsize, machine, largest, channels)
+        cut = _blocked(f, r, tile, itemsize, machine, blocks, 1, 0, channels)
+    else:
+        cut = _two_stages(f, r, tile, itemsize, machine, largest, channels)
+    return _shortened(f, r, tile, itemsize, machine, largest, cut)
+
+
+def _shortened(
+    f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine, largest: int, cut: Blocking
+) -> Blocking:
+    """The same with shorter tiles at the end of columns and rows, if that takes less: fewer outputs are left out."""
+    short = shorter(f, r)
+    tiles = tile_count(f, replace(r, n=1), short)  # of an image
+    images = largest * tile.lanes // tiles
+    if short == WHOLE or not r.n or not images or not takes_channels(tile, itemsize):
+        return cut
+    blocks = max(ceil_div(r.n, images), min(_LEAST_BLOCKS, r.n * tiles // (2 * tile.lanes)))
+    blocks = min(r.n, even_items(blocks * r.groups, machine) // r.groups)
+    if pixel_elements(f, r, tile, blocks, short) * itemsize > machine.l2 // 2:
+        return cut
+    less = seconds(f, r, tile, blocks, True, machine, short)
+    less *= 1 if cut.by_channels else trouble(f, r, itemsize, machine)
+    if less >= seconds(f, r, tile, cut.blocks, cut.by_channels, machine):
+        return cut
+    if blocks * r.groups >= _FUSED_ITEMS:
+        return _blocked(f, r, tile, itemsize, machine, blocks, 1, 0, True, short)
+    return _two_stages(f, r, tile, itemsize, machine, largest, True, short)
 
 
 def unprepared(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> Blocking | None:
@@ -117,7 +154,7 @@ def unprepared(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine:
     if weight < machine.l3 // 8 and not prepared.c_block:
         return None
     largest = _MOST_VECTORS if prod(r.dilation) == 1 else tiles
-    cut = _two_stages(f, r, tile, itemsize, machine, largest, prepared.by_channels)
+    cut = _two_stages(f, r, tile, itemsize, machine, largest, prepared.by_channels, prepared.short)
     most = max(2 * tile.rows, machine.l3 // 4 // per_channel)  # whose transformed weights stay in the L3 cache
     if transformed > machine.l3 // 2:
         # the input comes from memory for each block of output channels; the weight, else, would go there and back
@@ -128,16 +165,19 @@ def unprepared(f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine:
 
 
 def _two_stages(
-    f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine, largest: int, channels: bool
-) -> Blocking:
+    f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine, largest: int, channels: bool,
+    short: tuple[int, int] = WHOLE,
+) -> Blocking:  # fmt: skip
     blocks = ceil_div(vector_count(f, r, tile), largest)
+    if short != WHOLE:
+        blocks = ceil_div(r.n, largest * tile.lanes // tile_count(f, replace(r, n=1), short))
     items = ceil_div(_LEAST_ITEMS, blocks * r.groups)
-    return _blocked(f, r, tile, itemsize, machine, blocks, items, _CHANNELS, channels)
+    return _blocked(f, r, tile, itemsize, machine, blocks, items, _CHANNELS, channels, short)
 
 
 def _blocked(
     f: Filtering, r: Correlation, tile: Tile, itemsize: int, machine: Machine, blocks: int, least_items: int,
-    c_block: int, channels: bool,
+    c_block: int, channels: bool, short: tuple[int, int] = WHOLE,
 ) -> Blocking:  # fmt: skip
     """So many blocks of tiles, and the blocks of output channels whose products join the input in the L2 cache.
 
@@ -145,12 +185,19 @@ def _blocked(
     half as many as input channels then move less (measured on 512 channels: twice as fast as with 8). A register tile
     of few rows is as wide as it can be where output channels are in its lanes: its sums would else wait for each other.
     """
-    per_channel = f.alpha**2 * ceil_div(vector_count(f, r, tile), blocks) * tile.lanes * itemsize
+    per_channel = f.alpha**2 * round_up(_block_tiles(f, r, tile, blocks, short), tile.lanes) * itemsize
     fitting = machine.l2 * 3 // 4 // per_channel - r.c
     most = ceil_div(r.k, _FEWEST_ROWS * tile.rows)
     parts = max(ceil_div(r.k, max(fitting, r.c // 2, 2 * tile.rows)), min(least_items, most))
     k_block = round_up(ceil_div(r.k, parts), tile.columns if channels and tile.rows == 4 else tile.group)
-    return Blocking(blocks, min(k_block, round_up(r.k, tile.group)), c_block, channels)
+    return Blocking(blocks, min(k_block, round_up(r.k, tile.group)), c_block, channels, short)
+
+
+def _block_tiles(f: Filtering, r: Correlation, tile: Tile, blocks: int, short: tuple[int, int]) -> int:
+    """Tiles of the largest block."""
+    if short != WHOLE:
+        return ceil_div(r.n, blocks) * tile_count(f, replace(r, n=1), short)
+    return min(tile_count(f, r), ceil_div(vector_count(f, r, tile), blocks) * tile.lanes)
 
 
 def plain(f: Filtering, r: Correlation, dtype: str, tile: Tile, machine: Machine) -> Program:
@@ -260,7 +307,7 @@ def _correlate(
         **images, **weight_fields(r), "u": buffer("packed", 0), "bias": bias_field(r),
         "v": buffer("workspace", before), "n": r.n, "g": r.groups, "c": r.c, "k": r.k,
         "ih": r.input[0], "iw": r.input[1], "oh": r.output[0], "ow": r.output[1], "ph": r.padding[0],
-        "pw": r.padding[1], "dh": r.dilation[0], "dw": r.dilation[1],
+        "pw": r.padding[1], "dh": r.dilation[0], "dw": r.dilation[1], "short_h": cut.short[0], "short_w": cut.short[1],
     }  # fmt: skip
     weight = {**weight_fields(r), "u": args["u"], "g": r.groups, "k": r.k, "c": r.c, "k_block": cut.k_block}
     stages, workspace, scratch = _stages(f, r, tile, cut, args)
@@ -286,10 +333,10 @@ def _stages(
     area, lanes = f.alpha**2, tile.lanes
     vectors = ceil_div(vector_count(f, r, tile), cut.blocks)  # of the largest block
     if cut.by_channels:
-        tiles = min(tile_count(f, r), vectors * lanes)
+        tiles = _block_tiles(f, r, tile, cut.blocks, cut.short)
         v_step = _input_elements(f, r, lanes, tiles)
         held = area * (tiles * round_up(cut.k_block, lanes) + lanes)
-        rows = pixel_elements(f, r, tile, cut.blocks)
+        rows = pixel_elements(f, r, tile, cut.blocks, cut.short)
     else:
         v_step = area * (r.c * vectors + ceil_div(vectors, tile.vectors)) * lanes
         held = area * cut.k_block * vectors * lanes

@@ -58,6 +58,8 @@ class Transforms:
         the factors of both axes are multiplied first.
     output
         A^T, m x alpha.
+    within
+        The m of the larger tiles whose weights it takes, see :func:`shortened`, or 0.
     """
 
     m: int
@@ -67,6 +69,7 @@ class Transforms:
     weight: Matrix
     scale: tuple[Fraction, ...]
     output: Matrix
+    within: int = 0
 
     @property
     def alpha(self) -> int:
@@ -75,8 +78,8 @@ class Transforms:
 
     @property
     def code(self) -> int:
-        """The number that the compiled kernels know these matrices by: the digits of m, r and the stride."""
-        return 100 * self.m + 10 * self.r + self.stride
+        """The number that the compiled kernels know these matrices by: the digits of within, m, r and the stride."""
+        return 1000 * self.within + 100 * self.m + 10 * self.r + self.stride
 
 
 def default_points(count: int) -> tuple[Fraction, ...]:
@@ -121,6 +124,25 @@ def transforms(m: int, r: int, stride: int = 1, points: Sequence[Fraction] | Non
         scale=tuple(factor for phase in phases for factor in phase.scale),
         output=tuple(tuple(chain.from_iterable(rows)) for rows in zip(*(p.output for p in phases), strict=True)),
     )
+
+
+@cache
+def shortened(m: int, larger: Transforms) -> Transforms:
+    """F(m, r) on the first points of a ``larger`` one and infinity, of whose transformed weights it takes those.
+
+    So tiles of both sizes share one transformed weight: the factors that their N_i differ by go to the input.
+
+    Raises
+    ------
+    ValueError
+        If m is not from 1 to the larger one less 1, or the larger one has a stride.
+    """
+    if not 0 < m < larger.m or larger.stride > 1:
+        raise ValueError(f"F({m}, {larger.r}) is not within F({larger.m}, {larger.r}) with stride {larger.stride}")
+    t = _one_phase(m, larger.r, default_points(larger.m + larger.r - 2)[: m + larger.r - 2])
+    factors = [*(a / b for a, b in zip(t.scale[:-1], larger.scale, strict=False)), Fraction(1)]
+    rows = (tuple(factor * value for value in row) for factor, row in zip(factors, t.input, strict=True))
+    return Transforms(t.m, t.r, 1, tuple(rows), (), (), t.output, larger.m)
 
 
 def _one_phase(m: int, r: int, points: Sequence[Fraction] | None) -> Transforms:

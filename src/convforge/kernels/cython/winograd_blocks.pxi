@@ -16,6 +16,11 @@
 #   v[xi][tile][c]          c rounded up to whole vectors, and one more
 #   p[xi][tile][k]          k rounded up to whole vectors
 #
+# There, columns and rows may end with short_h and short_w tiles of a shorter F(m, r) on some of the points, of the
+# same u: those of its alpha first but for the last, and infinity, the last one of all. Blocks then are whole images,
+# and their tiles are numbered by size: low and wide ones, whole ones, high and narrow ones, low and narrow ones; so
+# those that have products of an xi are neighbours.
+#
 # LANES idle elements after each xi of v and u, and of this p, spread them over the sets of the caches.
 # f is a constant in each kernel, the code of an F(m, r): 100 m + 10 r + stride. The products by its matrices and the
 # shuffles come from winograd_transforms.h.
@@ -29,6 +34,7 @@ cdef extern from "winograd_transforms.h" nogil:
     void winograd_grad_weight(int f, const vec *d, vec *o)
     vec winograd_merge(vec a, const lane_bits *keep, const real *others)
     const real *winograd_scales(int f)
+    int winograd_short(int f)
 
 ctypedef winograd_f2_forward_args winograd_args
 
@@ -45,7 +51,7 @@ cdef struct winograd_block:
 
 
 cdef inline int winograd_m(int f) noexcept nogil:
-    return f // 100
+    return f // 100 % 10
 
 
 cdef inline int winograd_r(int f) noexcept nogil:
@@ -70,11 +76,31 @@ cdef inline int winograd_area(int f) noexcept nogil:
 
 # Rows of tiles, and tiles in a row, of an image or of one phase of a dilated one
 cdef inline int64_t winograd_high(int f, const winograd_args *a) noexcept nogil:
-    return ceil_div(ceil_div(a.oh, a.dh), winograd_m(f))
+    return a.short_h + ceil_div(ceil_div(a.oh, a.dh) - a.short_h * winograd_m(winograd_short(f)), winograd_m(f))
 
 
 cdef inline int64_t winograd_wide(int f, const winograd_args *a) noexcept nogil:
-    return ceil_div(ceil_div(a.ow, a.dw), winograd_m(f))
+    return a.short_w + ceil_div(ceil_div(a.ow, a.dw) - a.short_w * winograd_m(winograd_short(f)), winograd_m(f))
+
+
+# Outputs before a row or column of tiles, of which those from ``whole`` on are short
+cdef inline int64_t winograd_before(int f, int64_t tile, int64_t whole) noexcept nogil:
+    return min(tile, whole) * winograd_m(f) + max(tile - whole, <int64_t>0) * winograd_m(winograd_short(f))
+
+
+# The place of a tile of a block that is whole images
+cdef inline int64_t winograd_place(
+    const winograd_args *a, int64_t high, int64_t wide, int64_t images, int64_t image, int64_t row, int64_t column
+) noexcept nogil:
+    cdef int64_t whole_h = high - a.short_h, whole_w = wide - a.short_w
+    if row >= whole_h and column < whole_w:
+        return (image * a.short_h + row - whole_h) * whole_w + column
+    if column < whole_w:
+        return images * a.short_h * whole_w + (image * whole_h + row) * whole_w + column
+    if row < whole_h:
+        return images * high * whole_w + (image * whole_h + row) * a.short_w + column - whole_w
+    row += image * a.short_h - whole_h
+    return images * (high * wide - a.short_h * a.short_w) + row * a.short_w + column - whole_w
 
 
 cdef inline winograd_block winograd_nth_block(int f, const winograd_args *a, int64_t number) noexcept nogil:
@@ -84,6 +110,9 @@ cdef inline winograd_block winograd_nth_block(int f, const winograd_args *a, int
     cdef int64_t begin = vectors * number // a.blocks, end = vectors * (number + 1) // a.blocks
     b.first = begin * LANES
     b.tiles = min(tiles, end * LANES) - b.first
+    if a.short_h + a.short_w:
+        b.first = a.n * number // a.blocks * th * tw
+        b.tiles = a.n * (number + 1) // a.blocks * th * tw - b.first
     b.vectors = end - begin
     b.panels = (b.vectors + VECTORS - 1) // VECTORS
     b.image = b.first // (th * tw)

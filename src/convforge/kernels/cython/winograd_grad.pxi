@@ -9,6 +9,7 @@ cdef inline winograd_block winograd_grad_block(int f, const winograd_grad_args *
     """The block at work, and what the input transform needs to know."""
     cdef winograd_block b
     shape.n, shape.c, shape.blocks, shape.dh, shape.dw = a.n, a.c, a.blocks, 1, 1
+    shape.short_h, shape.short_w = 0, 0
     shape.ih, shape.iw, shape.oh, shape.ow, shape.ph, shape.pw = a.ih, a.iw, a.oh, a.ow, a.ph, a.pw
     shape.x, shape.x_n, shape.x_c, shape.x_h = a.x, a.x_n, a.x_c, a.x_h
     b = winograd_nth_block(f, shape, a.block)

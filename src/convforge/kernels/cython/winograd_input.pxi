@@ -94,8 +94,8 @@ cdef inline void winograd_columns(
 
 
 cdef inline void winograd_transform_input(
-    int f, bint channels, const winograd_args *a, const winograd_block *b, int64_t g, int64_t begin, int64_t end, real *v,
-    real *scratch,
+    int f, bint channels, const winograd_args *a, const winograd_block *b, int64_t g, int64_t begin, int64_t end,
+    real *v, real *scratch,
 ) noexcept nogil:
     """Channels ``begin`` to ``end`` of group g, transformed to ``v``."""
     if channels and LANES * sizeof(real) >= 32:  # which the kernels below are compiled for

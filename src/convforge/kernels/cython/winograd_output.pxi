@@ -63,7 +63,8 @@ cdef void winograd_repair(
 
 
 cdef inline void winograd_transform_output(
-    int f, bint channels, const winograd_args *a, const winograd_block *b, int64_t g, int64_t first_k, const real *p, real *rows,
+    int f, bint channels, const winograd_args *a, const winograd_block *b, int64_t g, int64_t first_k, const real *p,
+    real *rows,
 ) noexcept nogil:
     """The outputs of a block of output channels from their products; ``rows`` is scratch of m virtual rows."""
     if channels and LANES * sizeof(real) >= 32:

@@ -50,22 +50,46 @@ cdef inline void winograd_by_tiles(
             gemm_sweep(width, depth, rows, u + padded * channel, v + channel * width, p, a.area * width, part > 0)
 
 
+# Some of a block's tiles
+cdef struct winograd_range:
+    int64_t first, tiles
+
+
+cdef inline winograd_range winograd_of_xi(const winograd_products_args *a, int64_t xi) noexcept nogil:
+    """Those that have products of an xi, which the shorter ones do not all have."""
+    cdef winograd_range r
+    cdef int64_t side = a.kept, row, column
+    while side * side < a.area:
+        side += 1
+    row = xi // side
+    column = xi % side
+    r.first = 0
+    r.tiles = a.tiles
+    if a.kept - 1 <= row < side - 1:  # whole in height
+        r.first = a.before
+        r.tiles = a.middle if a.kept - 1 <= column < side - 1 else a.middle + a.after
+    elif a.kept - 1 <= column < side - 1:  # whole in width
+        r.tiles = a.before + a.middle
+    return r
+
+
 cdef inline void winograd_by_channels(const winograd_products_args *a, int64_t xi) noexcept nogil:
     """The same with output channels in the lanes, of which GROUP are."""
+    cdef winograd_range of = winograd_of_xi(a, xi)
     cdef const real *u = <const real *>a.u + xi * winograd_weight_step(a)
     cdef int64_t lda = winograd_input_pitch(a.c), ldc = winograd_product_pitch(a.k)
-    cdef const real *v = <const real *>a.v + xi * (a.tiles * lda + LANES)
-    cdef real *p = <real *>a.p + xi * (a.tiles * ldc + LANES)
+    cdef const real *v = <const real *>a.v + xi * (a.tiles * lda + LANES) + of.first * lda
+    cdef real *p = <real *>a.p + xi * (a.tiles * ldc + LANES) + of.first * ldc
     cdef int64_t vectors = ceil_div(a.k, LANES), sweeps = ceil_div(vectors, VECTORS), sweep, vector, more
     cdef int64_t parts = ceil_div(a.c, WINOGRAD_DEPTH), part, channel, depth
-    cdef int64_t steps = ceil_div(a.tiles, ROWS), step, top, share, i
+    cdef int64_t steps = ceil_div(of.tiles, ROWS), step, top, share, i
     cdef const real *weight
     cdef tile_fetch ahead
     for sweep in range(sweeps):
         vector = vectors * sweep // sweeps
         more = vectors * (sweep + 1) // sweeps - vector
         # each tile of the product fetches its share of the next weights: of the next part, sweep or xi
-        share = ceil_div(more * LANES, steps)
+        share = ceil_div(more * LANES, max(steps, <int64_t>1))
         for part in range(parts):
             channel = a.c * part // parts
             depth = a.c * (part + 1) // parts - channel
@@ -78,10 +102,10 @@ cdef inline void winograd_by_channels(const winograd_products_args *a, int64_t x
             else:
                 ahead = fetch_along(u + winograd_weight_step(a), share)
             for step in range(steps):
-                top = a.tiles * step // steps
+                top = of.tiles * step // steps
                 gemm_apart(
                     depth, v + top * lda + channel, lda, weight, &ahead, p + top * ldc + vector * LANES, ldc,
-                    a.tiles * (step + 1) // steps - top, more * LANES, part > 0,
+                    of.tiles * (step + 1) // steps - top, more * LANES, part > 0,
                 )
                 ahead.at += share * depth
 

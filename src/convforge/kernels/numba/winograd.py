@@ -27,14 +27,20 @@ def _multiply(target: Target, filtering: Filtering, shape: Blocks, channels: boo
 
     ``u``, ``x`` and ``to`` are addresses.
     """
-    f = shape.f
+    f, size, shorter = shape.f, shape.size, shape.shorter
     area, by_channels = filtering.alpha**2, int(channels)
+    kept = filtering.short + filtering.halo if filtering.short else filtering.alpha
     products = target.kernel("winograd_products")
 
     @target.jit
     def multiply(args, tiles, vectors, first_k, u, x, to):
         k = min(args[f.k_block], args[f.k] - first_k)
-        products((u, x, to, args[f.c], k, area, tiles, vectors, by_channels), 0, 0, area)
+        (th, tw), (short_h, short_w) = size(args), shorter(args)
+        images, whole_h, whole_w = tiles // (th * tw), th - short_h, tw - short_w
+        before, middle, after = images * short_h * whole_w, images * whole_h * whole_w, images * whole_h * short_w
+        if short_h + short_w == 0:
+            middle = tiles
+        products((u, x, to, args[f.c], k, area, tiles, vectors, by_channels, kept, before, middle, after), 0, 0, area)
 
     return multiply
 

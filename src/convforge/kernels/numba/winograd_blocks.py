@@ -16,6 +16,11 @@ next tile of the same tile row begins; a dilation is none of theirs. With channe
     v[xi][tile][c]          c rounded up to whole vectors, and one more
     p[xi][tile][k]          k rounded up to whole vectors
 
+There, columns and rows may end with short_h and short_w tiles of a shorter F(m, r) on some of the points, of the same
+u: those of its alpha first but for the last, and infinity, the last one of all. Blocks then are whole images, and their
+tiles are numbered by size: low and wide ones, whole ones, high and narrow ones, low and narrow ones; so those that have
+products of an xi are neighbours.
+
 ``lanes`` idle elements after each xi of v and u, and of this p, spread them over the sets of the caches.
 The functions that are unrolled over a tile are generated source; their arithmetic comes from
 :mod:`convforge.kernels.codegen`.
@@ -25,7 +30,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convforge.algorithms.winograd.transforms import transforms
+from convforge.algorithms.winograd.transforms import shortened, transforms
 from convforge.kernels import abi, codegen
 from convforge.kernels.numba.generate import define
 
@@ -39,9 +44,12 @@ if TYPE_CHECKING:
 DEPTH = 128
 
 
-def product_by(target: Target, filtering: Filtering, which: str) -> Inner:
-    """A product by one of the matrices of F(m, r): vectors in, a tuple of vectors out."""
-    source = codegen.python_source(which, codegen.straight(codegen.products(transforms(*filtering))[which]))
+def product_by(target: Target, filtering: Filtering, which: str, *, short: bool = False) -> Inner:
+    """A product by one of the matrices of F(m, r), or of its shorter tile: vectors in, a tuple of vectors out."""
+    matrices = transforms(*filtering)
+    if short:
+        matrices = shortened(filtering.short, matrices)
+    source = codegen.python_source(which, codegen.straight(codegen.products(matrices)[which]))
     return target.jit(define(which, [source], v=target.v))
 
 
@@ -72,6 +80,7 @@ class Blocks:
         dilated = "dh" in abi.SIGNATURES[f"winograd_{filtering.name}_{kernel}"]
 
         rest = 1 + -(-filtering.halo // lanes)
+        short_m = filtering.short
 
         @target.jit
         def phases(args):
@@ -79,10 +88,17 @@ class Blocks:
             return (args[f.dh], args[f.dw]) if dilated else (1, 1)
 
         @target.jit
+        def shorter(args):
+            """Shorter tiles that end a column and a row."""
+            return (args[f.short_h], args[f.short_w]) if dilated else (0, 0)
+
+        @target.jit
         def size(args):
             """Rows of tiles, and tiles in a row, of an image or of one phase of a dilated one."""
-            dh, dw = phases(args)
-            return ((args[f.oh] + dh - 1) // dh + m - 1) // m, ((args[f.ow] + dw - 1) // dw + m - 1) // m
+            (dh, dw), (few_h, few_w) = phases(args), shorter(args)
+            high = (args[f.oh] + dh - 1) // dh - few_h * short_m
+            wide = (args[f.ow] + dw - 1) // dw - few_w * short_m
+            return few_h + (high + m - 1) // m, few_w + (wide + m - 1) // m
 
         @target.jit
         def block(args, number):
@@ -91,9 +107,13 @@ class Blocks:
             tiles = args[f.n] * dh * dw * th * tw
             vectors = (tiles + lanes - 1) // lanes
             begin, end = vectors * number // args[f.blocks], vectors * (number + 1) // args[f.blocks]
+            first, last = begin * lanes, min(tiles, end * lanes)
+            if shorter(args) != (0, 0):  # whole images
+                first = args[f.n] * number // args[f.blocks] * th * tw
+                last = args[f.n] * (number + 1) // args[f.blocks] * th * tw
             return (
-                begin * lanes,
-                min(tiles, end * lanes) - begin * lanes,
+                first,
+                last - first,
                 end - begin,
                 (end - begin + per_panel - 1) // per_panel,
             )
@@ -109,7 +129,26 @@ class Blocks:
             """Length of a virtual row: the last store may reach beyond the last tile."""
             return (vectors * step + rest) * lanes
 
+        @target.jit
+        def before(tile, whole):
+            """Outputs before a row or column of tiles, of which those from ``whole`` on are short."""
+            return min(tile, whole) * m + max(tile - whole, 0) * short_m
+
+        @target.jit
+        def number_of(args, images, image, row, column):
+            """The place of a tile of a block of whole images: those of each size are together."""
+            (th, tw), (few_h, few_w) = size(args), shorter(args)
+            whole_h, whole_w = th - few_h, tw - few_w
+            if row >= whole_h and column < whole_w:
+                return (image * few_h + row - whole_h) * whole_w + column
+            if column < whole_w:
+                return images * few_h * whole_w + (image * whole_h + row) * whole_w + column
+            if row < whole_h:
+                return images * th * whole_w + (image * whole_h + row) * few_w + column - whole_w
+            return images * (th * tw - few_h * few_w) + (image * few_h + row - whole_h) * few_w + column - whole_w
+
         self.f, self.block, self.size, self.place = f, block, size, place
+        self.shorter, self.before, self.number_of = shorter, before, number_of
         self.panel_start, self.pitch = panel_start(target), pitch
         if kernel not in ("forward", "output"):
             return

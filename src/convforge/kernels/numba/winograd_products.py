@@ -154,18 +154,35 @@ def winograd_products(target: Target) -> Callable[..., None]:
                 )  # fmt: skip
 
     @target.jit
+    def of_xi(args, xi):
+        # the first tile that has products of an xi, which the shorter ones do not all have, and how many there are
+        kept, side, tiles = args[f.kept], args[f.kept], args[f.tiles]
+        while side * side < args[f.area]:
+            side += 1
+        row, column = xi // side, xi % side
+        first = 0
+        if kept - 1 <= row < side - 1:  # whole in height
+            first, tiles = args[f.before], args[f.middle] + args[f.after]
+            if kept - 1 <= column < side - 1:
+                tiles = args[f.middle]
+        elif kept - 1 <= column < side - 1:  # whole in width
+            tiles = args[f.before] + args[f.middle]
+        return first, tiles
+
+    @target.jit
     def by_channels(args, xi, u):
-        c, k, tiles = args[f.c], args[f.k], args[f.tiles]
+        c, k = args[f.c], args[f.k]
         pitch, step = input_pitch(c), product_pitch(k)
-        x = v.advance(v.pointer(args[f.v]), xi * (tiles * pitch + lanes))
-        to = v.advance(v.pointer(args[f.p]), xi * (tiles * step + lanes))
+        first, tiles = of_xi(args, xi)
+        x = v.advance(v.pointer(args[f.v]), xi * (args[f.tiles] * pitch + lanes) + first * pitch)
+        to = v.advance(v.pointer(args[f.p]), xi * (args[f.tiles] * step + lanes) + first * step)
         vectors = (k + lanes - 1) // lanes
         sweeps, parts = (vectors + most - 1) // most, (c + DEPTH - 1) // DEPTH
         heights = (tiles + tile_rows - 1) // tile_rows
         for number in range(sweeps):
             vector = vectors * number // sweeps
             more = vectors * (number + 1) // sweeps - vector
-            share = (more * lanes + heights - 1) // heights
+            share = (more * lanes + heights - 1) // max(heights, 1)
             for part in range(parts):
                 channel = c * part // parts
                 depth = c * (part + 1) // parts - channel
