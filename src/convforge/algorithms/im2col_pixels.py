@@ -30,12 +30,14 @@ _COPIED_SHARE = 1 / 16
 _PADDED_ROWS = 64
 _SUMMED_SHARE = 31 / 32
 #: Measured: how much longer a step takes than with pixels in the lanes, also where what a tile reads of a panel is
-#: spread over more bytes (the CPU finds the addresses of so many pages at once); what lowering a tap of a pixel takes,
-#: in fused multiply-adds of a vector, from the input itself or from a stripe; what a vector of a stripe takes, and an
-#: item that lowers nothing beside its sums; how much longer its steps take with 16 registers, where a tile that reads
-#: packed pixels is written by hand; cycles that transposing a vector of sums takes.
+#: spread over more bytes (the CPU finds the addresses of so many pages at once), or where pixels are a stride apart;
+#: what lowering a tap of a pixel takes, in fused multiply-adds of a vector, from the input itself or from a stripe;
+#: what a vector of a stripe takes, and an item that lowers nothing beside its sums; how much longer its steps take with
+#: 16 registers, where a tile that reads packed pixels is written by hand; cycles that transposing a vector of sums
+#: takes.
 _FACTOR = 1.02
 _FAR_FACTOR = 1.07
+_APART_FACTOR = 1.08
 _NEAR_BYTES = 96 << 12
 _LOWERING_FMAS = 1
 _STRIPED_FACTOR = 0.98
@@ -187,7 +189,8 @@ def fmas(r: Correlation, tile: Tile, itemsize: int, machine: Machine) -> float:
     if share.in_place:
         sums *= _summed(r, tile, itemsize, machine)
         spread = plain(r) and share.channels * r.pixels * itemsize > _NEAR_BYTES
-        return (_FAR_FACTOR if spread else _FACTOR) * sums + _STRIPE_FMAS * stripes + _ITEM_FMAS * shares
+        factor = _APART_FACTOR if r.stride[1] > 1 else _FAR_FACTOR if spread else _FACTOR
+        return factor * sums + _STRIPE_FMAS * stripes + _ITEM_FMAS * shares
     if plain(r):
         return _FACTOR * sums + _LOWERING_FMAS * r.pixels * taps
     return _STRIPED_FACTOR * sums + max(_STRIPED_FMAS * r.pixels * taps, _STRIPE_FMAS * stripes)

@@ -42,18 +42,6 @@ VEC_FUNCTION tile_fetch fetch_along(const real *first, int64_t elements)
     return fetch;
 }
 
-/* A line each time; a tile of so many steps fetches as many as lines_fetched says. */
-VEC_FUNCTION tile_fetch fetch_densely(const real *first)
-{
-    tile_fetch fetch = {first, CACHE_LINE, INT64_MAX, 0, 0};
-    return fetch;
-}
-
-VEC_FUNCTION int64_t lines_fetched(int64_t steps)
-{
-    return (steps + FETCH_STEPS - 1) / FETCH_STEPS;
-}
-
 /* The weights that follow, in blocks of rows (lda is 0), or the rows below. */
 VEC_FUNCTION tile_fetch fetch_weights(const real *a, int64_t lda)
 {

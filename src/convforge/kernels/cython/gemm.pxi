@@ -8,11 +8,9 @@ cdef extern from "fetch.h" nogil:
         const real *at
 
     ctypedef struct upcoming:
-        pass
+        int64_t wanted
 
     tile_fetch fetch_along(const real *first, int64_t elements)
-    tile_fetch fetch_densely(const real *first)
-    int64_t lines_fetched(int64_t steps)
     tile_fetch fetch_weights(const real *a, int64_t lda)
     tile_fetch next_fetch(upcoming *coming, tile_fetch otherwise)
     upcoming fetched_by(

@@ -114,12 +114,32 @@ cdef inline tap_run used_taps(const im2col_pixels_args *a, int64_t row) noexcept
     return used
 
 
-cdef inline const real *input_after(const im2col_pixels_args *a, int64_t item, int64_t end) noexcept nogil:
-    """Another image's or group's input that the next item reads, or NULL."""
-    cdef int64_t planes = a.n * a.splits, next = item + 1
-    if a.shares > 1 or next == end or (next % a.n == item % a.n and next // planes == item // planes):
-        return NULL
-    return <const real *>a.x + next % a.n * a.x_n + next // planes * a.c * a.x_c
+cdef inline upcoming fetched_after(
+    const im2col_pixels_args *a, const taps_source *t, int64_t channel, int64_t item, int64_t end, int64_t steps
+) noexcept nogil:
+    """What tiles of so many steps fetch: the channels from one on of an item's input, or past the last the next item's.
+
+    That is nothing where the next item reads the same input.
+    """
+    cdef int64_t next = item if channel < a.c else item + 1, planes = a.n * a.splits, share = next % a.shares
+    cdef int64_t image = next // a.shares % a.n, group = next // a.shares // planes, pixels = a.oh * a.ow
+    cdef int64_t first = 0 if next > item else channel
+    cdef int64_t row = pixels * share // a.shares // t.g.ow, column = 0
+    cdef int64_t last = (pixels * (share + 1) // a.shares - 1) // t.g.ow
+    cdef int64_t top = max(row * a.sh - a.ph, <int64_t>0)
+    cdef int64_t elements = (min(last * a.sh - a.ph + (a.kh - 1) * a.dh + 1, t.g.ih) - top) * a.x_h
+    if next == end or (
+        next > item and share == item % a.shares and image == item // a.shares % a.n
+        and group == item // a.shares // planes
+    ):
+        return fetched_by_none()
+    if t.g.ow == pixels:  # one row
+        column = pixels * share // a.shares
+        elements = pixels * (share + 1) // a.shares - column
+    return fetched_by(
+        1, steps, <const real *>a.x + image * a.x_n + (group * a.c + first) * a.x_c + top * a.x_h + column,
+        min(a.channels, a.c - first), a.x_c, 1, 0, elements,
+    )
 
 
 cdef inline void im2col_pixels_of(
@@ -160,8 +180,8 @@ cdef inline void im2col_pixels_of(
     cdef tile_fetch fetched
     cdef tap_run used, whole
     cdef bint skips
-    cdef const real *after
-    cdef int64_t channels, lines, fetching
+    cdef upcoming coming
+    cdef int64_t channels, sharing
     whole.first = 0
     cdef const real *read = NULL
     cdef const real *weight
@@ -229,25 +249,21 @@ cdef inline void im2col_pixels_of(
                 panel_sums = sums + (panel - first_panel) * most * COLUMNS if a.depth < taps else sums
                 skips = a.totals != 0 and (<const real *>a.totals)[group * panels + panel] == 0
                 # each tile fetches its share of the next panel's weights, or some the channels that are read next
-                after, fetching = NULL, 0
-                if in_place and area > 1 and panel + 1 == last_panel:
-                    channel = (first + rows) // area
-                    after = source.x + channel * a.x_c if channel < a.c else input_after(a, item, end)
-                    lines = min(a.channels, a.c - channel % a.c) * a.ih * a.x_h * <int64_t>sizeof(real) // 64
-                    fetching = ceil_div(lines, lines_fetched(rows))
-                    if after == NULL or 2 * fetching > tiles:
-                        fetching = 0
+                coming = fetched_by_none()
+                if in_place and panel + 1 == last_panel:
+                    coming = fetched_after(a, &source, (first + rows) // area, item, end, rows)
+                    if tiles - coming.wanted < width // LANES:
+                        coming = fetched_by_none()
+                sharing = tiles - coming.wanted
                 ahead = weight + taps * width
-                step = ceil_div(width, tiles - fetching)
+                step = ceil_div(width, sharing)
                 if a.unpacked:
                     pack_panel(weight, taps, rows, min(width, a.k - vector * LANES), packed, width)
                     weight = packed
                 for t in range(tiles):
                     fetched = fetch_along(ahead + t * rows * step, step)
-                    if t >= tiles - fetching:
-                        fetched = fetch_densely(
-                            after + (t - tiles + fetching) * lines_fetched(rows) * 64 // <int64_t>sizeof(real)
-                        )
+                    if t >= sharing:
+                        fetched = next_fetch(&coming, fetched)
                     if in_place:
                         used = used_taps(a, pixel // unit + t // row_tiles) if skips else whole
                         gemm_in_place(
