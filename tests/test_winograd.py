@@ -351,8 +351,9 @@ def test_shorter_tiles(kernel, text, pass_, rng, monkeypatch):
     _prefer_shorter(monkeypatch)
     arrays = {**calls.arrays_for(problem, rng), "bias": None}
     results = []
-    for least in (1, 1000):  # fused, and in two stages
+    for least, times in ((1, 1), (1000, 1), (1, 4), (1000, 4)):  # fused, and in two stages, of few and of many blocks
         monkeypatch.setattr(programs, "_FUSED_ITEMS", least)
+        monkeypatch.setattr(programs, "even_items", lambda count, _, times=times: times * count)
         program = kernel.policy.program(problem, pass_, tile, here)
         for stage in program.stages:
             assert (stage.args["short_h"], stage.args["short_w"]) == short
@@ -360,8 +361,8 @@ def test_shorter_tiles(kernel, text, pass_, rng, monkeypatch):
         plan = Plan(problem, (pass_,), kernel.name, kernel.backend)
         results.append(calls.call(plan, pass_, {**arrays, "weight": plan.prepare_weight(arrays["weight"])}))
     results.append(calls.run(kernel, problem, pass_, arrays))
-    np.testing.assert_array_equal(results[1], results[0])
-    np.testing.assert_array_equal(results[2], results[0])
+    for each in results[1:]:
+        np.testing.assert_array_equal(each, results[0])
     assert calls.relative_error(results[0], calls.exact(problem, pass_, arrays)) <= kernel.error(problem, pass_)
 
 

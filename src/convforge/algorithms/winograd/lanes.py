@@ -62,6 +62,11 @@ def tile_count(f: Filtering, r: Correlation, short: tuple[int, int] = WHOLE) -> 
     return r.n * prod(r.dilation) * high * wide
 
 
+def tile_rows(f: Filtering, r: Correlation, short: tuple[int, int]) -> int:
+    """Rows of tiles of an image."""
+    return _tiles(f, r, short)[0]
+
+
 def _tiles(f: Filtering, r: Correlation, short: tuple[int, int]) -> tuple[int, int]:
     """Rows of tiles, and tiles in a row, of an image or of one phase of a dilated one."""
     high, wide = (
@@ -83,17 +88,15 @@ def shorter(f: Filtering, r: Correlation) -> tuple[int, int]:
     return high, wide
 
 
-def pixel_elements(f: Filtering, r: Correlation, tile: Tile, blocks: int, short: tuple[int, int] = WHOLE) -> int:
-    """Scratch of the transforms with channels in the lanes.
+def pixel_elements(f: Filtering, r: Correlation, tile: Tile, tiles: int, short: tuple[int, int] = WHOLE) -> int:
+    """Scratch of the transforms of so many tiles at most, with channels in the lanes.
 
     Padded rows of an image and one of zeros, or outputs of a row of tiles; if it is dilated all rows, all outputs; and
     a tile.
     """
     (high, wide), (dh, dw), outputs = _tiles(f, r, short), r.dilation, r.pixels
-    if short != WHOLE:
-        outputs = f.m**2 * wide
-    elif dh * dw == 1:
-        high = min(high, ceil_div(ceil_div(vector_count(f, r, tile), blocks) * tile.lanes - 1, wide) + 1)
+    if dh * dw == 1:
+        high = min(high, ceil_div(tiles - 1, wide) + 1)
         outputs = f.m**2 * wide
     height, width = ((high - 1) * f.step + f.alpha) * dh, ((wide - 1) * f.step + f.alpha) * dw
     return (max((height + 1) * width, outputs + tile.lanes) + f.alpha**2) * tile.lanes
@@ -106,7 +109,8 @@ def takes_channels(tile: Tile, itemsize: int) -> bool:
 
 def by_channels(f: Filtering, r: Correlation, tile: Tile, blocks: int, itemsize: int, machine: Machine) -> bool:
     """Whether channels are better in the lanes; with tiles a dilation takes its phases as images."""
-    if not takes_channels(tile, itemsize) or pixel_elements(f, r, tile, blocks) * itemsize > machine.l2 // 2:
+    largest = ceil_div(vector_count(f, r, tile), blocks) * tile.lanes
+    if not takes_channels(tile, itemsize) or pixel_elements(f, r, tile, largest) * itemsize > machine.l2 // 2:
         return False
     channels = _by_channels(f, r, tile, blocks, machine, WHOLE) * trouble(f, r, itemsize, machine)
     apart = phases(r)

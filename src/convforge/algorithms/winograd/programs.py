@@ -26,6 +26,7 @@ from convforge.algorithms.winograd.lanes import (
     shorter,
     takes_channels,
     tile_count,
+    tile_rows,
     trouble,
     vector_count,
 )
@@ -73,7 +74,7 @@ class Blocking:
     by_channels
         Whether channels are in the lanes, not tiles.
     short
-        Shorter tiles that end a column and a row, of blocks that are whole images.
+        Shorter tiles that end a column and a row, of blocks that are whole rows.
     """
 
     blocks: int
@@ -122,13 +123,14 @@ def _shortened(
 ) -> Blocking:
     """The same with shorter tiles at the end of columns and rows, if that takes less: fewer outputs are left out."""
     short = shorter(f, r)
-    tiles = tile_count(f, replace(r, n=1), short)  # of an image
-    images = largest * tile.lanes // tiles
-    if short == WHOLE or not r.n or not images or not takes_channels(tile, itemsize):
+    vectors = ceil_div(tile_count(f, r, short), tile.lanes)
+    if short == WHOLE or not vectors or not takes_channels(tile, itemsize):
         return cut
-    blocks = max(ceil_div(r.n, images), min(_LEAST_BLOCKS, r.n * tiles // (2 * tile.lanes)))
-    blocks = min(r.n, even_items(blocks * r.groups, machine) // r.groups)
-    if pixel_elements(f, r, tile, blocks, short) * itemsize > machine.l2 // 2:
+    rows = r.n * tile_rows(f, r, short)
+    blocks = max(ceil_div(vectors, largest), min(_LEAST_BLOCKS, vectors // 2))
+    blocks = min(rows, even_items(blocks * r.groups, machine) // r.groups)
+    tiles = _block_tiles(f, r, tile, blocks, short)
+    if pixel_elements(f, r, tile, tiles, short) * itemsize > machine.l2 // 2:
         return cut
     less = seconds(f, r, tile, blocks, True, machine, short)
     less *= 1 if cut.by_channels else trouble(f, r, itemsize, machine)
@@ -170,7 +172,8 @@ def _two_stages(
 ) -> Blocking:  # fmt: skip
     blocks = ceil_div(vector_count(f, r, tile), largest)
     if short != WHOLE:
-        blocks = ceil_div(r.n, largest * tile.lanes // tile_count(f, replace(r, n=1), short))
+        vectors, rows = ceil_div(tile_count(f, r, short), tile.lanes), r.n * tile_rows(f, r, short)
+        blocks = min(rows, ceil_div(vectors, largest))
     items = ceil_div(_LEAST_ITEMS, blocks * r.groups)
     return _blocked(f, r, tile, itemsize, machine, blocks, items, _CHANNELS, channels, short)
 
@@ -196,7 +199,8 @@ def _blocked(
 def _block_tiles(f: Filtering, r: Correlation, tile: Tile, blocks: int, short: tuple[int, int]) -> int:
     """Tiles of the largest block."""
     if short != WHOLE:
-        return ceil_div(r.n, blocks) * tile_count(f, replace(r, n=1), short)
+        rows = r.n * tile_rows(f, r, short)
+        return ceil_div(rows, blocks) * (tile_count(f, r, short) // rows)
     return min(tile_count(f, r), ceil_div(vector_count(f, r, tile), blocks) * tile.lanes)
 
 
@@ -336,7 +340,7 @@ def _stages(
         tiles = _block_tiles(f, r, tile, cut.blocks, cut.short)
         v_step = _input_elements(f, r, lanes, tiles)
         held = area * (tiles * round_up(cut.k_block, lanes) + lanes)
-        rows = pixel_elements(f, r, tile, cut.blocks, cut.short)
+        rows = pixel_elements(f, r, tile, tiles, cut.short)
     else:
         v_step = area * (r.c * vectors + ceil_div(vectors, tile.vectors)) * lanes
         held = area * cut.k_block * vectors * lanes

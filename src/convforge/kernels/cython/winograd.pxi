@@ -20,13 +20,15 @@ cdef inline void winograd_multiply(
     of.u, of.v, of.p, of.area = <int64_t>u, <int64_t>v, <int64_t>p, winograd_area(f)
     of.c, of.k, of.tiles, of.vectors = a.c, min(a.k_block, a.k - first_k), b.tiles, b.vectors
     of.by_channels = channels
-    cdef int64_t th = winograd_high(f, a), tw = winograd_wide(f, a), images = b.tiles // (th * tw)
+    cdef int64_t tw = winograd_wide(f, a)
+    cdef winograd_sizes rows
     of.kept = winograd_alpha(winograd_short(f))
-    of.before = images * a.short_h * (tw - a.short_w)
-    of.middle = images * (th - a.short_h) * (tw - a.short_w)
-    of.after = images * (th - a.short_h) * a.short_w
-    if a.short_h + a.short_w == 0:
-        of.middle = b.tiles
+    of.before, of.middle, of.after = 0, b.tiles, 0
+    if a.short_h + a.short_w:
+        rows = winograd_rows_of(a, b, winograd_high(f, a), tw, 0)
+        of.before = rows.low * (tw - a.short_w)
+        of.middle = rows.whole * (tw - a.short_w)
+        of.after = rows.whole * a.short_w
     winograd_products(<const int64_t *>&of, NULL, 0, winograd_area(f))
 
 

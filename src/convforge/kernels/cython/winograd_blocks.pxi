@@ -17,8 +17,8 @@
 #   p[xi][tile][k]          k rounded up to whole vectors
 #
 # There, columns and rows may end with short_h and short_w tiles of a shorter F(m, r) on some of the points, of the
-# same u: those of its alpha first but for the last, and infinity, the last one of all. Blocks then are whole images,
-# and their tiles are numbered by size: low and wide ones, whole ones, high and narrow ones, low and narrow ones; so
+# same u: those of its alpha first but for the last, and infinity, the last one of all. Blocks then are whole rows, and
+# their tiles are numbered by size: low and wide ones, whole ones, high and narrow ones, low and narrow ones; so
 # those that have products of an xi are neighbours.
 #
 # LANES idle elements after each xi of v and u, and of this p, spread them over the sets of the caches.
@@ -88,19 +88,39 @@ cdef inline int64_t winograd_before(int f, int64_t tile, int64_t whole) noexcept
     return min(tile, whole) * winograd_m(f) + max(tile - whole, <int64_t>0) * winograd_m(winograd_short(f))
 
 
-# The place of a tile of a block that is whole images
-cdef inline int64_t winograd_place(
-    const winograd_args *a, int64_t high, int64_t wide, int64_t images, int64_t image, int64_t row, int64_t column
+# Rows of whole tiles before a row, through all images
+cdef inline int64_t winograd_whole_rows(const winograd_args *a, int64_t high, int64_t row) noexcept nogil:
+    cdef int64_t whole = high - a.short_h
+    return row // high * whole + min(row % high, whole)
+
+
+# Rows of whole and of shorter tiles of a block that is whole rows, and how many of them are before a row
+cdef struct winograd_sizes:
+    int64_t whole, low, whole_before, low_before
+
+
+cdef inline winograd_sizes winograd_rows_of(
+    const winograd_args *a, const winograd_block *b, int64_t high, int64_t wide, int64_t row
 ) noexcept nogil:
-    cdef int64_t whole_h = high - a.short_h, whole_w = wide - a.short_w
-    if row >= whole_h and column < whole_w:
-        return (image * a.short_h + row - whole_h) * whole_w + column
-    if column < whole_w:
-        return images * a.short_h * whole_w + (image * whole_h + row) * whole_w + column
-    if row < whole_h:
-        return images * high * whole_w + (image * whole_h + row) * a.short_w + column - whole_w
-    row += image * a.short_h - whole_h
-    return images * (high * wide - a.short_h * a.short_w) + row * a.short_w + column - whole_w
+    cdef winograd_sizes s
+    cdef int64_t first = b.first // wide, rows = b.tiles // wide, before = winograd_whole_rows(a, high, first)
+    s.whole = winograd_whole_rows(a, high, first + rows) - before
+    s.low = rows - s.whole
+    s.whole_before = winograd_whole_rows(a, high, row) - before
+    s.low_before = row - first - s.whole_before
+    return s
+
+
+# The place of a tile among those of a block of whole rows
+cdef inline int64_t winograd_place(
+    const winograd_args *a, const winograd_block *b, int64_t high, int64_t wide, int64_t row, int64_t column
+) noexcept nogil:
+    cdef winograd_sizes s = winograd_rows_of(a, b, high, wide, row)
+    cdef int64_t whole = wide - a.short_w
+    cdef bint low = row % high >= high - a.short_h
+    if column < whole:
+        return (s.low_before if low else s.low + s.whole_before) * whole + column
+    return (s.low + s.whole) * whole + (s.whole + s.low_before if low else s.whole_before) * a.short_w + column - whole
 
 
 cdef inline winograd_block winograd_nth_block(int f, const winograd_args *a, int64_t number) noexcept nogil:
@@ -111,8 +131,8 @@ cdef inline winograd_block winograd_nth_block(int f, const winograd_args *a, int
     b.first = begin * LANES
     b.tiles = min(tiles, end * LANES) - b.first
     if a.short_h + a.short_w:
-        b.first = a.n * number // a.blocks * th * tw
-        b.tiles = a.n * (number + 1) // a.blocks * th * tw - b.first
+        b.first = a.n * th * number // a.blocks * tw
+        b.tiles = a.n * th * (number + 1) // a.blocks * tw - b.first
     b.vectors = end - begin
     b.panels = (b.vectors + VECTORS - 1) // VECTORS
     b.image = b.first // (th * tw)

@@ -39,9 +39,9 @@ cdef inline void winograd_channels_input(
     """Channels ``begin`` to ``end`` of group g, transformed to ``v``; ``begin`` is a multiple of LANES."""
     cdef int step = winograd_step(f), alpha = winograd_alpha(f), stride = f % 10, short = winograd_short(f)
     cdef int64_t th = winograd_high(f, a), tw = winograd_wide(f, a), phases = a.dh * a.dw
-    cdef int64_t whole_h = th - a.short_h, whole_w = tw - a.short_w, images = b.tiles // (th * tw)
+    cdef int64_t whole_h = th - a.short_h, whole_w = tw - a.short_w
     cdef bint mixed = a.short_h + a.short_w > 0
-    cdef int64_t high = th if phases > 1 or mixed else min(th, ceil_div(b.tiles - 1, tw) + 1)
+    cdef int64_t high = th if phases > 1 else min(th, ceil_div(b.tiles - 1, tw) + 1)
     cdef int64_t height = ((high - 1) * step + alpha) * a.dh, width = ((tw - 1) * step + alpha) * a.dw
     cdef int64_t to_tile = winograd_input_pitch(a.c), to_xi = b.tiles * to_tile + LANES
     # columns of the copy, which begins ph and pw before x, that are columns of x
@@ -66,9 +66,10 @@ cdef inline void winograd_channels_input(
             if image // phases != copied:
                 copied = image // phases
                 first, last = 0, height
-                if phases == 1 and not mixed:
-                    first = row * step
-                    last = (min(th, row + ceil_div(column + b.tiles - done, tw)) - 1) * step + alpha
+                if phases == 1:
+                    first = winograd_before(f, row, whole_h) * stride
+                    last = min(th, row + ceil_div(column + b.tiles - done, tw)) - 1
+                    last = winograd_before(f, last, whole_h) * stride + alpha
                 for i in range(LANES):
                     planes[i] = (
                         <const real *>a.x + copied * a.x_n + (g * a.c + channel + min(i, channels - 1)) * a.x_c
@@ -90,12 +91,12 @@ cdef inline void winograd_channels_input(
                     f, f, f, a, rows, column * step * a.dw + side, run, to + done * to_tile, to_tile, to_xi
                 )
             elif short != f:
-                to += winograd_place(a, th, tw, images, image - b.image, row, 0) * to_tile
+                to += winograd_place(a, b, th, tw, image * th + row, 0) * to_tile
                 if row < whole_h:
                     winograd_channels_run(f, f, f, a, rows, side, whole_w, to, to_tile, to_xi)
                 else:
                     winograd_channels_run(f, short, f, a, rows, side, whole_w, to, to_tile, to_xi)
-                to = v + channel + winograd_place(a, th, tw, images, image - b.image, row, whole_w) * to_tile
+                to = v + channel + winograd_place(a, b, th, tw, image * th + row, whole_w) * to_tile
                 i = whole_w * step * a.dw + side
                 if row < whole_h:
                     winograd_channels_run(f, f, short, a, rows, i, a.short_w, to, to_tile, to_xi)
@@ -131,7 +132,7 @@ cdef inline void winograd_channels_output(
     """The outputs of a block of output channels from their products."""
     cdef int short = winograd_short(f)
     cdef int64_t th = winograd_high(f, a), tw = winograd_wide(f, a), phases = a.dh * a.dw
-    cdef int64_t whole_h = th - a.short_h, whole_w = tw - a.short_w, images = b.tiles // (th * tw)
+    cdef int64_t whole_h = th - a.short_h, whole_w = tw - a.short_w
     cdef bint mixed = a.short_h + a.short_w > 0
     cdef int64_t count = min(a.k_block, a.k - first_k)
     cdef int64_t to_tile = winograd_product_pitch(count), to_xi = b.tiles * to_tile + LANES
@@ -168,8 +169,8 @@ cdef inline void winograd_channels_output(
                     f, f, f, a, source + done * to_tile, to_tile, to_xi, shift, run, height, columns, pixels, to_row
                 )
             elif short != f:
-                i = winograd_place(a, th, tw, images, image - b.image, row, 0) * to_tile
-                more = winograd_place(a, th, tw, images, image - b.image, row, whole_w) * to_tile
+                i = winograd_place(a, b, th, tw, image * th + row, 0) * to_tile
+                more = winograd_place(a, b, th, tw, image * th + row, whole_w) * to_tile
                 out = pixels + whole_w * winograd_m(f) * a.dw * LANES
                 rest = columns - whole_w * winograd_m(f)
                 if row < whole_h:

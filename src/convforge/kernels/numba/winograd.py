@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 
 def _multiply(target: Target, filtering: Filtering, shape: Blocks, channels: bool) -> Inner:
-    """Make ``multiply(args, tiles, vectors, first_k, u, x, to)``: the products of a block of output channels.
+    """Make ``multiply(args, first, tiles, vectors, first_k, u, x, to)``: the products of a block of output channels.
 
     ``u``, ``x`` and ``to`` are addresses.
     """
-    f, size, shorter = shape.f, shape.size, shape.shorter
+    f, size, shorter, rows_of = shape.f, shape.size, shape.shorter, shape.rows_of
     area, by_channels = filtering.alpha**2, int(channels)
     kept = filtering.short + filtering.halo if filtering.short else filtering.alpha
     products = target.kernel("winograd_products")
 
     @target.jit
-    def multiply(args, tiles, vectors, first_k, u, x, to):
+    def multiply(args, first, tiles, vectors, first_k, u, x, to):
         k = min(args[f.k_block], args[f.k] - first_k)
-        (th, tw), (short_h, short_w) = size(args), shorter(args)
-        images, whole_h, whole_w = tiles // (th * tw), th - short_h, tw - short_w
-        before, middle, after = images * short_h * whole_w, images * whole_h * whole_w, images * whole_h * short_w
-        if short_h + short_w == 0:
-            middle = tiles
+        (_, tw), (short_h, short_w) = size(args), shorter(args)
+        before, middle, after = 0, tiles, 0
+        if short_h + short_w > 0:
+            whole, low, _, _ = rows_of(args, first, tiles, 0)
+            before, middle, after = low * (tw - short_w), whole * (tw - short_w), whole * short_w
         products((u, x, to, args[f.c], k, area, tiles, vectors, by_channels, kept, before, middle, after), 0, 0, area)
 
     return multiply
@@ -183,7 +183,7 @@ def _output(channels: bool, filtering: Filtering, target: Target) -> Callable[..
             first, tiles, vectors, panels = block(args, number)
             x = args[f.v] + (g * args[f.blocks] + number) * args[f.v_step] * v.itemsize
             rest = products + product_bytes(args, tiles, vectors)
-            multiply(args, tiles, vectors, k, u, x, products)
+            multiply(args, first, tiles, vectors, k, u, x, products)
             transform_output(args, first, tiles, vectors, panels, g, k, v.pointer(products), v.pointer(rest))
 
     return kernel

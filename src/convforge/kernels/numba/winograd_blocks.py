@@ -17,7 +17,7 @@ next tile of the same tile row begins; a dilation is none of theirs. With channe
     p[xi][tile][k]          k rounded up to whole vectors
 
 There, columns and rows may end with short_h and short_w tiles of a shorter F(m, r) on some of the points, of the same
-u: those of its alpha first but for the last, and infinity, the last one of all. Blocks then are whole images, and their
+u: those of its alpha first but for the last, and infinity, the last one of all. Blocks then are whole rows, and their
 tiles are numbered by size: low and wide ones, whole ones, high and narrow ones, low and narrow ones; so those that have
 products of an xi are neighbours.
 
@@ -108,9 +108,9 @@ class Blocks:
             vectors = (tiles + lanes - 1) // lanes
             begin, end = vectors * number // args[f.blocks], vectors * (number + 1) // args[f.blocks]
             first, last = begin * lanes, min(tiles, end * lanes)
-            if shorter(args) != (0, 0):  # whole images
-                first = args[f.n] * number // args[f.blocks] * th * tw
-                last = args[f.n] * (number + 1) // args[f.blocks] * th * tw
+            if shorter(args) != (0, 0):  # whole rows
+                first = args[f.n] * th * number // args[f.blocks] * tw
+                last = args[f.n] * th * (number + 1) // args[f.blocks] * tw
             return (
                 first,
                 last - first,
@@ -135,20 +135,33 @@ class Blocks:
             return min(tile, whole) * m + max(tile - whole, 0) * short_m
 
         @target.jit
-        def number_of(args, images, image, row, column):
-            """The place of a tile of a block of whole images: those of each size are together."""
+        def whole_rows(args, row):
+            """Rows of whole tiles before a row, through all images."""
+            (th, _), (few_h, _) = size(args), shorter(args)
+            return row // th * (th - few_h) + min(row % th, th - few_h)
+
+        @target.jit
+        def rows_of(args, first, tiles, row):
+            """Rows of whole and of shorter tiles of a block that is whole rows, and how many are before a row."""
+            _, tw = size(args)
+            start, rows = first // tw, tiles // tw
+            skipped = whole_rows(args, start)
+            whole, before_row = whole_rows(args, start + rows) - skipped, whole_rows(args, row) - skipped
+            return whole, rows - whole, before_row, row - start - before_row
+
+        @target.jit
+        def number_of(args, first, tiles, row, column):
+            """The place of a tile among those of a block of whole rows: those of each size are together."""
             (th, tw), (few_h, few_w) = size(args), shorter(args)
-            whole_h, whole_w = th - few_h, tw - few_w
-            if row >= whole_h and column < whole_w:
-                return (image * few_h + row - whole_h) * whole_w + column
+            whole, low, whole_before, low_before = rows_of(args, first, tiles, row)
+            is_low, whole_w = row % th >= th - few_h, tw - few_w
             if column < whole_w:
-                return images * few_h * whole_w + (image * whole_h + row) * whole_w + column
-            if row < whole_h:
-                return images * th * whole_w + (image * whole_h + row) * few_w + column - whole_w
-            return images * (th * tw - few_h * few_w) + (image * few_h + row - whole_h) * few_w + column - whole_w
+                return (low_before if is_low else low + whole_before) * whole_w + column
+            rest = (whole + low_before if is_low else whole_before) * few_w
+            return (low + whole) * whole_w + rest + column - whole_w
 
         self.f, self.block, self.size, self.place = f, block, size, place
-        self.shorter, self.before, self.number_of = shorter, before, number_of
+        self.shorter, self.before, self.rows_of, self.number_of = shorter, before, rows_of, number_of
         self.panel_start, self.pitch = panel_start(target), pitch
         if kernel not in ("forward", "output"):
             return

@@ -90,8 +90,8 @@ def channels_input(target: Target, filtering: Filtering, shape: Blocks) -> Inner
         phases = dh * dw
         short_h, short_w = args[f.short_h], args[f.short_w]
         mixed = short_h + short_w > 0
-        whole_h, whole_w, images = th - short_h, tw - short_w, tiles // (th * tw)
-        high = th if phases > 1 or mixed else min(th, (tiles - 2 + tw) // tw + 1)
+        whole_h, whole_w = th - short_h, tw - short_w
+        high = th if phases > 1 else min(th, (tiles - 2 + tw) // tw + 1)
         height, width = ((high - 1) * step + alpha) * dh, ((tw - 1) * step + alpha) * dw
         to_tile = pitch_of(args[f.c])
         to_xi = tiles * to_tile + lanes
@@ -117,9 +117,10 @@ def channels_input(target: Target, filtering: Filtering, shape: Blocks) -> Inner
                 if image // phases != copied:
                     copied = image // phases
                     last = height
-                    if phases == 1 and not mixed:
-                        start = row * step
-                        last = (min(th, row + (column + tiles - done + tw - 1) // tw) - 1) * step + alpha
+                    if phases == 1:
+                        start = before(row, whole_h) * stride
+                        last = min(th, row + (column + tiles - done + tw - 1) // tw) - 1
+                        last = before(last, whole_h) * stride + alpha
                     x = v.advance(
                         v.pointer(args[f.x]), copied * args[f.x_n] + (g * args[f.c] + channel) * args[f.x_c] + left - pw
                     )
@@ -137,12 +138,12 @@ def channels_input(target: Target, filtering: Filtering, shape: Blocks) -> Inner
                         to_tile, to_xi, half,
                     )  # fmt: skip
                 else:
-                    at = number_of(args, images, image - first_image, row, 0)
+                    at = number_of(args, first, tiles, image * th + row, 0)
                     short_run(
                         row >= whole_h, False, copy, zeros, width, top, start, ph, ih, dh, dw, side, whole_w,
                         v.advance(v_to, at * to_tile), to_tile, to_xi, half,
                     )  # fmt: skip
-                    at = number_of(args, images, image - first_image, row, whole_w)
+                    at = number_of(args, first, tiles, image * th + row, whole_w)
                     short_run(
                         row >= whole_h, True, copy, zeros, width, top, start, ph, ih, dh, dw, whole_w * step, short_w,
                         v.advance(v_to, at * to_tile), to_tile, to_xi, half,
@@ -224,7 +225,7 @@ def channels_output(target: Target, filtering: Filtering, shape: Blocks) -> Inne
         phases = dh * dw
         short_h, short_w = args[f.short_h], args[f.short_w]
         mixed = short_h + short_w > 0
-        whole_h, whole_w, images = th - short_h, tw - short_w, tiles // (th * tw)
+        whole_h, whole_w = th - short_h, tw - short_w
         count = min(args[f.k_block], args[f.k] - first_k)
         to_tile = pitch_of(count)
         to_xi = tiles * to_tile + lanes
@@ -256,12 +257,12 @@ def channels_output(target: Target, filtering: Filtering, shape: Blocks) -> Inne
                         to_row * dh, dw * lanes, half,
                     )  # fmt: skip
                 else:
-                    at = number_of(args, images, image - first_image, row, 0)
+                    at = number_of(args, first, tiles, image * th + row, 0)
                     total = short_row(
                         row >= whole_h, False, v.advance(source, at * to_tile), to_tile, to_xi, shift, whole_w, height,
                         columns, pixels, to_row * dh, dw * lanes, half,
                     )  # fmt: skip
-                    at = number_of(args, images, image - first_image, row, whole_w)
+                    at = number_of(args, first, tiles, image * th + row, whole_w)
                     total = total + short_row(
                         row >= whole_h, True, v.advance(source, at * to_tile), to_tile, to_xi, shift, short_w, height,
                         columns - whole_w * m, v.advance(pixels, whole_w * m * lanes), to_row * dh, dw * lanes, half,
