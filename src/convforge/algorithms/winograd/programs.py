@@ -197,11 +197,11 @@ def _blocked(
 
 
 def _block_tiles(f: Filtering, r: Correlation, tile: Tile, blocks: int, short: tuple[int, int]) -> int:
-    """Tiles of the largest block."""
+    """Tiles of the largest block; of an empty batch one."""
     if short != WHOLE:
         rows = r.n * tile_rows(f, r, short)
         return ceil_div(rows, blocks) * (tile_count(f, r, short) // rows)
-    return min(tile_count(f, r), ceil_div(vector_count(f, r, tile), blocks) * tile.lanes)
+    return min(max(1, tile_count(f, r)), ceil_div(vector_count(f, r, tile), blocks) * tile.lanes)
 
 
 def plain(f: Filtering, r: Correlation, dtype: str, tile: Tile, machine: Machine) -> Program:
