@@ -353,7 +353,8 @@ def c_header(family: Sequence[Transforms], short: Sequence[Transforms]) -> str:
     Each function takes a constant first, the code of an F(m, r) or the number of vectors to (de)interleave, and works
     on arrays whose indices are all constant, so that the compiler keeps them in registers.
     """
-    parts = ["#pragma once", '#include "vectors.h"', ""]
+    most = max(t.alpha for t in family)
+    parts = ["#pragma once", '#include "vectors.h"', "", f"enum {{ WINOGRAD_ALPHA = {most} }}; /* at most */", ""]
     for name in products(family[0]):
         every = [*family, *short] if name in ("input", "output") else family
         cases = {t.code: _c_straight(straight(products(t)[name])) for t in every}

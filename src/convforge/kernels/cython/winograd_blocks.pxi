@@ -26,6 +26,9 @@
 # shuffles come from winograd_transforms.h.
 
 cdef extern from "winograd_transforms.h" nogil:
+    enum:
+        WINOGRAD_ALPHA
+
     ctypedef long lane_bits
     void winograd_input(int f, const vec *d, vec *o)
     void winograd_weight(int f, const vec *d, vec *o)
@@ -40,7 +43,6 @@ ctypedef winograd_f2_forward_args winograd_args
 
 cdef enum:
     WINOGRAD_VECTORS = 32  # of a block, at most
-    WINOGRAD_ALPHA = 9  # at most
     # products summed in one chain: half the error of one long chain of 512, and a panel that stays in the L1 cache
     WINOGRAD_DEPTH = 128
 

@@ -1,7 +1,7 @@
 /* Winograd's transforms of one tile with channels in the lanes.
  *
  * In C, for the loops over a tile's rows and columns are not to be unrolled, which takes a pragma: half a tile is more
- * than the registers hold, and programs as long as a whole one take the compiler ten times as long. */
+ * than the registers hold, so that a whole one in a single piece is no faster, and it takes the compiler longer. */
 #pragma once
 #include "tile.h"
 #include "winograd_transforms.h"
@@ -11,8 +11,6 @@
 #else
 #define TILE_LOOP _Pragma("GCC unroll 1")
 #endif
-
-enum { TILE_ALPHA = 9 }; /* at most */
 
 /* The digits of the code of an F(m, r): m, r and the stride; and the products of a tile, per axis. */
 #define TILE_M(f) ((f) / 100 % 10)
@@ -25,7 +23,7 @@ enum { TILE_ALPHA = 9 }; /* at most */
 VEC_FUNCTION void winograd_channels_tile(
     int f, int down, int across, const real *const *rows, int64_t column, int64_t dilation, real *to, int64_t pitch)
 {
-    vec half[TILE_ALPHA][TILE_ALPHA], d[TILE_ALPHA], o[TILE_ALPHA];
+    vec half[WINOGRAD_ALPHA][WINOGRAD_ALPHA], d[WINOGRAD_ALPHA], o[WINOGRAD_ALPHA];
     TILE_LOOP
     for (int j = 0; j < TILE_SIDE(across); j++) {
         TILE_UNROLL
@@ -52,7 +50,7 @@ VEC_FUNCTION vec winograd_channels_outputs(
     int f, int down, int across, const real *p, int64_t pitch, vec bias, int64_t height, int64_t columns, real *to,
     int64_t to_row, int64_t to_column)
 {
-    vec half[TILE_ALPHA][TILE_ALPHA], d[TILE_ALPHA], o[TILE_ALPHA], total = vec_zero();
+    vec half[WINOGRAD_ALPHA][WINOGRAD_ALPHA], d[WINOGRAD_ALPHA], o[WINOGRAD_ALPHA], total = vec_zero();
     TILE_LOOP
     for (int j = 0; j < TILE_SIDE(across); j++) {
         const real *column = p + TILE_PLACE(f, across, j) * pitch;
