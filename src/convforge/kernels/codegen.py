@@ -354,7 +354,9 @@ def c_header(family: Sequence[Transforms], short: Sequence[Transforms]) -> str:
     on arrays whose indices are all constant, so that the compiler keeps them in registers.
     """
     most = max(t.alpha for t in family)
-    parts = ["#pragma once", '#include "vectors.h"', "", f"enum {{ WINOGRAD_ALPHA = {most} }}; /* at most */", ""]
+    # Cython copies headers that lie beside its sources: to clang, two of them are not the same file
+    parts = ["#ifndef CF_WINOGRAD_TRANSFORMS", "#define CF_WINOGRAD_TRANSFORMS", '#include "vectors.h"', ""]
+    parts += [f"enum {{ WINOGRAD_ALPHA = {most} }}; /* at most */", ""]
     for name in products(family[0]):
         every = [*family, *short] if name in ("input", "output") else family
         cases = {t.code: _c_straight(straight(products(t)[name])) for t in every}
@@ -378,7 +380,7 @@ def c_header(family: Sequence[Transforms], short: Sequence[Transforms]) -> str:
     parts += [f"VEC_FUNCTION const real *winograd_scales(int code) {{ return {choice}0; }}", ""]
     within = "".join(f"code % 1000 / 100 == {t.within} && code % 100 == {t.code % 100} ? {t.code} : " for t in short)
     parts += ["/* The shorter tile's F(m, r), of the same weights; or the same. */"]
-    parts += [f"VEC_FUNCTION int winograd_short(int code) {{ return {within}code; }}", ""]
+    parts += [f"VEC_FUNCTION int winograd_short(int code) {{ return {within}code; }}", "#endif", ""]
     return "\n".join(parts)
 
 
